@@ -1,0 +1,1 @@
+"""hwnas: which network should we ship on this chip?"""
