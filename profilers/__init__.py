@@ -1,1 +1,33 @@
-"""Placeholder docstring, replaced by the owner."""
+"""What a device says: runtimes, measurements, and the graph that is really executed.
+
+Importing this package imports neither torch nor a runtime.
+"""
+
+from __future__ import annotations
+
+from .child import Child
+from .computed import computed_metrics
+from .fingerprint import conditions, fingerprint
+from .graph import Graph, Node
+from .measurement import Measurement
+from .profiler import LocalProfiler, Profiler
+from .runtime import Artifact, Availability, Runtime, get_runtime, runtime_names
+from .serve import serve
+
+__all__ = [
+    "Artifact",
+    "Availability",
+    "Child",
+    "Graph",
+    "LocalProfiler",
+    "Measurement",
+    "Node",
+    "Profiler",
+    "Runtime",
+    "computed_metrics",
+    "conditions",
+    "fingerprint",
+    "get_runtime",
+    "runtime_names",
+    "serve",
+]

@@ -147,7 +147,8 @@ class Limit:
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.sign} {self.bound:g}"
+        short = f"{self.bound:g}"
+        return f"{self.metric} {self.sign} {short if float(short) == self.bound else repr(self.bound)}"
 
     @classmethod
     def parse(cls, text: str, devices: Iterable[str] | None = None) -> Limit:
@@ -170,7 +171,9 @@ class Limit:
         kind = metric.kind
         best = kind.lowest if limit.sign == "<=" else kind.highest
         if limit.violation(best) > 0:
-            raise UsageError(f"'{text}' can never hold: {metric.name} lies between {kind.lowest:g} and {kind.highest:g}")
+            raise UsageError(
+                f"'{text}' can never hold: {metric.name} lies between {kind.lowest:g} and {kind.highest:g}"
+            )
         return limit
 
     def violation(self, value: float) -> float:

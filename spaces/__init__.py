@@ -1,1 +1,53 @@
-"""Placeholder docstring, replaced by the owner."""
+"""What can be built: spaces, architectures, and the choosers that pick one.
+
+>>> from hwnas.spaces import load_space
+>>> mobile = load_space("mobile", input_shape=(1, 8, 8), num_classes=10)
+>>> architecture = mobile.random(seed=0)
+>>> model = mobile.build(architecture)
+"""
+
+from __future__ import annotations
+
+from .architecture import Architecture, Value
+from .chooser import (
+    Chooser,
+    CrossoverChooser,
+    EnumeratingChooser,
+    ExtremeChooser,
+    MutatingChooser,
+    RandomChooser,
+    ReplayChooser,
+    enumerate_architectures,
+)
+from .decision import Domain, Integer, OneOf, Real
+from .function_space import FunctionSpace, space
+from .mobile import Mobile
+from .narrowing import NarrowedChooser, Params
+from .registry import builtin_names, load_space
+from .space import Shape, Space
+
+__all__ = [
+    "Architecture",
+    "Chooser",
+    "CrossoverChooser",
+    "Domain",
+    "EnumeratingChooser",
+    "ExtremeChooser",
+    "FunctionSpace",
+    "Integer",
+    "Mobile",
+    "MutatingChooser",
+    "NarrowedChooser",
+    "OneOf",
+    "Params",
+    "RandomChooser",
+    "Real",
+    "ReplayChooser",
+    "Shape",
+    "Space",
+    "Value",
+    "builtin_names",
+    "enumerate_architectures",
+    "load_space",
+    "space",
+]

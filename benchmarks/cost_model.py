@@ -1,0 +1,191 @@
+"""How well does a cost model, fitted on a few measured networks, predict others measured the same way?
+
+Samples distinct networks of a space, measures each of them twice on this machine (two passes, the second in another
+order), fits on the first of them and predicts the rest. Prints the share of predictions within 5 and 10 %, rank
+correlations, the mean absolute percentage error, the coverage of the 90 % intervals, and the noise floor: the same
+comparison between the two passes, which no model can beat. `random splits` repeats the fit with other networks.
+
+    python benchmarks/cost_model.py --seed 0 --samples 10 --others 40
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.cost_models import AdditiveModel
+from hwnas.profilers import Graph, LocalProfiler, Measurement, conditions, fingerprint, get_runtime
+from hwnas.profilers.fingerprint import stolen_share
+from hwnas.spaces import load_space
+from hwnas.spaces.errors import CandidateError
+
+Row = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, fits, predicts and prints."""
+    options = _options(argv)
+    channels, side = (int(part) for part in options.input.split("x"))
+    before, start = conditions(), time.monotonic()
+    rows, measurements = _measure(options, (channels, side, side))
+    table = _evaluate(rows, options)
+    told = stolen_share(before, conditions())
+    _print(table, rows, told, time.monotonic() - start, options)
+    if options.json is not None:
+        data = {
+            "schema_version": 1,
+            "options": {key: str(value) for key, value in vars(options).items()},
+            "fingerprint": fingerprint(),
+            "machine": {**told, "loadavg": os.getloadavg()[0]},
+            "table": table,
+            "networks": rows,
+            "measurements": measurements,
+        }
+        options.json.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the sampled networks (default: 0)")
+    parser.add_argument("--samples", type=int, default=10, help="networks to fit on (default: 10)")
+    parser.add_argument("--others", type=int, default=40, help="networks to predict (default: 40)")
+    parser.add_argument("--input", default="1x8", help="channels x side of the input, e.g. 1x8 or 3x32 (default: 1x8)")
+    parser.add_argument("--space", default="mobile", help="name of the space (default: mobile)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one inference (default: 1)")
+    parser.add_argument("--attempts", type=int, default=5, help="tries for a quiet measurement (default: 5)")
+    parser.add_argument("--splits", type=int, default=100, help="random splits for the second column (default: 100)")
+    parser.add_argument("--json", type=Path, help="file for the rows, the graphs and every raw sample")
+    return parser.parse_args(argv)
+
+
+def _measure(options: argparse.Namespace, input_shape: tuple[int, int, int]) -> tuple[list[Row], list[Row]]:
+    """Samples, exports and measures the networks twice.
+
+    Returns:
+        One row per network, and one per measurement with its raw samples.
+    """
+    import torch
+
+    space = load_space(options.space, input_shape=input_shape, num_classes=10, params={}, allow_code=None)
+    runtime = get_runtime("onnxruntime")
+    rows: list[Row] = []
+    raw: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder, LocalProfiler(threads=options.threads, attempts=options.attempts) as on:
+        architectures = {}
+        for draw in range(50 * (options.samples + options.others)):
+            architecture = space.random(f"{options.seed}-{draw}")
+            architectures[architecture.id] = architecture
+            if len(architectures) == options.samples + options.others:
+                break
+        for name, architecture in architectures.items():
+            torch.manual_seed(options.seed)
+            path = Path(folder, f"{name}.onnx")
+            example = torch.zeros(1, *space.input_of(architecture))
+            runtime.convert(space.build(architecture), example, path)
+            rows.append({"id": name, "arch": architecture.as_dict(), "graph": on.graph(path).to_json()})
+        for pass_, order in enumerate((rows, random.Random(options.seed).sample(rows, len(rows)))):
+            for row in order:
+                taken = _measure_one(on, Path(folder, f"{row['id']}.onnx"))
+                row[f"ms_{pass_ + 1}"], row[f"quality_{pass_ + 1}"] = taken.median_ms, taken.quality
+                raw.append({"id": row["id"], "pass": pass_ + 1, **taken.to_json()})
+                _progress(f"pass {pass_ + 1}: {sum(item['pass'] == pass_ + 1 for item in raw)} of {len(rows)}")
+        for item in raw:  # measured before this machine was first seen quiet
+            if on.outdated(Measurement.from_json({k: v for k, v in item.items() if k not in ("id", "pass")})):
+                taken = _measure_one(on, Path(folder, f"{item['id']}.onnx"))
+                (row,) = (row for row in rows if row["id"] == item["id"])
+                row[f"ms_{item['pass']}"], row[f"quality_{item['pass']}"] = taken.median_ms, taken.quality
+                item.update(taken.to_json())
+    _progress("")
+    return rows, raw
+
+
+def _measure_one(profiler: LocalProfiler, path: Path) -> Measurement:
+    try:
+        return profiler.measure(path)
+    except CandidateError as error:
+        raise SystemExit(f"{path.name}: {error}") from None
+
+
+def _evaluate(rows: list[Row], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The columns of the table: the model on the first split, over random splits, MACs alone, and the noise floor."""
+    graphs = [Graph.from_json(row["graph"]) for row in rows]
+    first, second = (np.array([row[f"ms_{pass_}"] for row in rows]) for pass_ in (1, 2))
+    places = list(range(len(rows)))
+    fit, rest = places[: options.samples], places[options.samples :]
+    columns = {"model": _split(graphs, first, fit, rest)}
+    rng = random.Random(options.seed)
+    drawn = []
+    for _ in range(options.splits):
+        order = rng.sample(places, len(places))
+        drawn.append(_split(graphs, first, order[: options.samples], order[options.samples :]))
+    if drawn:
+        columns["random splits"] = {key: float(np.mean([one[key] for one in drawn])) for key in drawn[0]}
+    macs = np.array([graph.macs for graph in graphs], float)
+    slope, base = np.polyfit(macs[fit], first[fit], 1)
+    columns["MACs alone"] = _compare(base + slope * macs[rest], first[rest])
+    columns["noise floor"] = _compare(first[rest], second[rest])
+    return columns
+
+
+def _split(graphs: list[Graph], values: np.ndarray[Any, Any], fit: list[int], rest: list[int]) -> dict[str, float]:
+    model = AdditiveModel().fit([graphs[place] for place in fit], [float(values[place]) for place in fit])
+    said = [model.predict(graphs[place]) for place in rest]
+    inside = [one.low <= values[place] <= one.high for one, place in zip(said, rest, strict=True)]
+    width = [(one.high - one.low) / 2 / one.value for one in said]
+    return {
+        **_compare(np.array([one.value for one in said]), values[rest]),
+        "interval coverage": float(np.mean(inside)),
+        "interval half-width": float(np.median(width)),
+    }
+
+
+def _compare(said: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> dict[str, float]:
+    from scipy.stats import kendalltau, spearmanr
+
+    error = np.abs(said / true - 1)
+    return {
+        "within 5 %": float(np.mean(error <= 0.05)),
+        "within 10 %": float(np.mean(error <= 0.10)),
+        "Spearman": float(spearmanr(said, true).statistic),
+        "Kendall": float(kendalltau(said, true).statistic),
+        "MAPE": float(error.mean()),
+    }
+
+
+def _print(
+    table: dict[str, dict[str, float]], rows: list[Row], told: dict[str, float], seconds: float, options: argparse.Namespace
+) -> None:
+    names = list(table)
+    print(f"{options.space} {options.input}: fitted on {options.samples} networks, {options.others} others, onnxruntime fp32")
+    print(f"{'':22}" + "".join(f"{name:>15}" for name in names))
+    for metric in table["model"]:
+        cells = [
+            f"{table[name][metric]:>15.3f}" if metric in table[name] else f"{'':>15}" for name in names
+        ]
+        print(f"{metric:22}" + "".join(cells))
+    times = sorted(row["ms_1"] for row in rows)
+    noisy = sum(row[f"quality_{pass_}"] == "noisy" for row in rows for pass_ in (1, 2))
+    print(f"latency {times[0]:.3f} to {times[-1]:.3f} ms, median {times[len(times) // 2]:.3f} ms; nominal coverage 0.900")
+    print(
+        f"{noisy} of {2 * len(rows)} measurements noisy; machine busy {told['busy']:.0%}, stolen {told['steal']:.1%}, "
+        f"load {os.getloadavg()[0]:.2f}; {seconds:.0f} s"
+    )
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:40}\r{text}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Profilers: what a model costs on a device."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..spaces.errors import DeviceError, did_you_mean
+from .child import Child
+from .graph import Graph
+from .measurement import QUIET, Measurement
+from .reference import ReferenceMemory
+
+__all__ = ["LocalProfiler", "Profiler"]
+
+
+class Profiler(ABC):
+    """Measures model files on one device."""
+
+    @abstractmethod
+    def measure(self, path: Path) -> Measurement:
+        """Times one inference of the model at `path`.
+
+        Raises:
+            CandidateError: the model crashed, hung, gave NaN or does not load; the profiler stays usable.
+            DeviceError: the device is missing or was lost.
+        """
+
+    def close(self) -> None:
+        """Lets go of the device."""
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class LocalProfiler(Profiler):
+    """This machine, in a child process of its own.
+
+    >>> with LocalProfiler(threads=1) as profiler:                            # doctest: +SKIP
+    ...     profiler.measure(Path("model.onnx")).median_ms
+    1.42
+
+    Args:
+        runtime: name of the runtime; `onnxruntime` is the only one so far.
+        threads: threads of one inference.
+        precision: of the model files; `fp32` is the only one so far.
+        deadline_s: longest time of one request; what takes longer fails with `timeout`.
+        budget_s: seconds of timed inferences per attempt.
+        attempts: how often a noisy measurement is repeated before it is kept as noisy.
+        log: file for what the child prints.
+        reference: file that remembers the reference's usual time; None for the user's cache folder.
+
+    Raises:
+        DeviceError: the runtime is missing or unknown, or cannot do the precision.
+    """
+
+    def __init__(
+        self,
+        runtime: str = "onnxruntime",
+        threads: int = 1,
+        precision: str = "fp32",
+        deadline_s: float = 60.0,
+        *,
+        budget_s: float = 0.6,
+        attempts: int = 3,
+        log: Path | None = None,
+        reference: Path | None = None,
+    ) -> None:
+        from .runtime import get_runtime
+
+        found = get_runtime(runtime)
+        available = found.available()
+        if not available.ok:
+            raise DeviceError(f"{runtime} is missing ({available.missing}): {available.install}")
+        if precision not in found.precisions:
+            raise DeviceError(f"{runtime} has no precision '{precision}'{did_you_mean(precision, found.precisions)}")
+        if threads < 1:
+            raise DeviceError(f"threads must be at least 1, not {threads}")
+        self.runtime, self.threads, self.precision = runtime, threads, precision
+        self.deadline_s, self.budget_s, self.attempts = deadline_s, budget_s, attempts
+        one = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        env = {**one, "OMP_NUM_THREADS": str(threads)}
+        self.child = Child(found.runner, env=env, name=f"{runtime} runner", log=log)
+        self._memory = ReferenceMemory(reference)
+
+    def measure(self, path: Path) -> Measurement:
+        """Times one inference of the model at `path`; repeats a noisy measurement and keeps the quietest blocks of all.
+
+        Raises:
+            CandidateError, DeviceError: as `Profiler.measure`.
+        """
+        taken: list[Measurement] = []
+        end = time.monotonic() + self.deadline_s
+        while True:
+            got = self._measure_once(path, max(end - time.monotonic(), 0.1))
+            taken.append(got)
+            pooled = _pool(taken)
+            enough = pooled.quality == "ok" or len(taken) >= self.attempts
+            if enough or time.monotonic() + 2 * self.budget_s > end:
+                return pooled
+
+    def graph(self, path: Path) -> Graph:
+        """The kernels that the runtime executes for the model at `path`.
+
+        Raises:
+            CandidateError, DeviceError: as `Profiler.measure`.
+        """
+        return Graph.from_json(self._ask("graph", path)["graph"])
+
+    def run(self, path: Path, x: Path, out: Path | None = None) -> Any:
+        """Runs the model on samples, one by one, in the child.
+
+        Args:
+            path: the model.
+            x: an .npy file of samples, (n, C, H, W) float32.
+            out: where to leave the outputs as .npy; None uses a file beside `x` that is removed.
+
+        Returns:
+            The outputs as a numpy array, (n, …).
+
+        Raises:
+            CandidateError, DeviceError: as `Profiler.measure`.
+            DataError: `x` does not fit the model.
+        """
+        import numpy as np
+
+        kept = out is not None
+        out = out or x.with_name(f"{x.stem}.{self.child.pid or 0}.out.npy")
+        try:
+            self._ask("run", path, x=str(x.resolve()), out=str(out.resolve()))
+            return np.load(out, allow_pickle=False)
+        finally:
+            if not kept:
+                out.unlink(missing_ok=True)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Of this machine and the runtime; see `hwnas.profilers.fingerprint`."""
+        from .fingerprint import fingerprint
+
+        return fingerprint(self.runtime)
+
+    def outdated(self, measurement: Measurement) -> bool:
+        """True when the reference has since been found faster: what counted as quiet then was not. Measure again."""
+        usual, then = self._memory.usual_s, (measurement.conditions or {}).get("usual_s")
+        return bool(usual and then and then > QUIET * usual)
+
+    def close(self) -> None:
+        self._memory.save()
+        self.child.close()
+
+    def _ask(self, do: str, path: Path, deadline_s: float | None = None, **more: Any) -> dict[str, Any]:
+        request: Mapping[str, Any] = {"do": do, "path": str(path.resolve()), "threads": self.threads, **more}
+        return self.child.call(request, self.deadline_s if deadline_s is None else deadline_s)
+
+    def _measure_once(self, path: Path, deadline_s: float) -> Measurement:
+        answer = self._ask("measure", path, deadline_s, budget_s=self.budget_s, usual_s=self._memory.usual_s)
+        measurement = Measurement.from_json(answer)
+        reference = (measurement.conditions or {}).get("reference_s")
+        if isinstance(reference, float) and reference > 0:
+            self._memory.add(reference)
+        return measurement
+
+
+def _pool(taken: list[Measurement]) -> Measurement:
+    """All blocks of several attempts, each against the fastest reference among them."""
+    last = taken[-1]
+    usual = [float((item.conditions or {}).get("usual_s") or 0.0) for item in taken]
+    best = min(usual)
+    scales = [value / best if best > 0 else 1.0 for value in usual]
+    return replace(
+        last,
+        blocks=tuple(block for item in taken for block in item.blocks),
+        disturbance=tuple(
+            ratio * scale for item, scale in zip(taken, scales, strict=True) for ratio in item.disturbance
+        ),
+        conditions={**(last.conditions or {}), "usual_s": best, "attempts": len(taken)},
+    )

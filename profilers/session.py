@@ -1,0 +1,223 @@
+"""onnxruntime sessions as hwnas opens them, and the graph that such a session executes.
+
+Imports onnxruntime: import this module late. It must not import torch (the measuring process uses it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from ..spaces.errors import CandidateError, DataError
+from .graph import Graph, Node, Shape, count_macs
+
+__all__ = ["executed_graph", "input_shape", "open_session", "run_once"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_FATAL_ONLY = 4
+_BYTES = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "bool": 1, "string": 8} | {
+    f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+_NAMES = {"float": "float32", "double": "float64"}
+_KEPT_ATTRIBUTES = {"kernel_shape": "kernel", "strides": "strides", "dilations": "dilations", "activation": "activation"}
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """The options under which every model is measured: all optimisations, no spinning threads."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def open_session(path: Path, threads: int, options: ort.SessionOptions | None = None) -> ort.InferenceSession:
+    """Loads a model on the CPU.
+
+    Raises:
+        DataError: there is no such file.
+        CandidateError: `export`, onnxruntime cannot load or run it.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such model file")
+    try:
+        return ort.InferenceSession(
+            str(path), options or session_options(threads), providers=["CPUExecutionProvider"]
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise CandidateError("export", f"onnxruntime cannot load the model: {_first_line(error)}") from None
+
+
+def input_shape(session: ort.InferenceSession) -> tuple[int, ...]:
+    """Shape of the only input; open axes count as 1.
+
+    Raises:
+        CandidateError: `export`, there is not exactly one input of type float.
+    """
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+        found = ", ".join(f"{item.name}: {item.type}" for item in inputs)
+        raise CandidateError("export", f"a model must have one float input, found {found or 'none'}")
+    return tuple(side if isinstance(side, int) and side > 0 else 1 for side in inputs[0].shape)
+
+
+def run_once(session: ort.InferenceSession, x: Array) -> Array:
+    """Runs one batch and returns the first output.
+
+    Raises:
+        CandidateError: `crash:onnxruntime`, the runtime refuses.
+    """
+    try:
+        return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise CandidateError("crash:onnxruntime", _first_line(error)) from None
+
+
+def executed_graph(path: Path, threads: int) -> Graph:
+    """The kernels that onnxruntime launches for one inference, after its own optimisations and fusions.
+
+    The optimised model tells operators, attributes and constants; the profile of one run tells shapes.
+
+    Raises:
+        DataError, CandidateError: as `open_session`.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="hwnas-graph-") as folder:
+        optimised = os.path.join(folder, "optimised.onnx")
+        options = session_options(threads)
+        options.optimized_model_filepath = optimised
+        options.enable_profiling = True
+        options.profile_file_prefix = os.path.join(folder, "profile")
+        session = open_session(path, threads, options)
+        run_once(session, np.zeros(input_shape(session), np.float32))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        del session
+        graph = onnx.load(optimised).graph
+    return _assemble(graph, _launches(events), f"onnxruntime {ort.__version__}")
+
+
+def _launches(events: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Kernel launches of a profile, in order: node name and arguments."""
+    suffix = "_kernel_time"
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(suffix) and "output_type_shape" in event["args"]:
+            yield event["name"].removesuffix(suffix), event["args"]
+
+
+def _assemble(graph: Any, launches: Iterator[tuple[str, dict[str, Any]]], runtime: str) -> Graph:
+    """Joins the optimised model with the launches.
+
+    Args:
+        graph: `onnx.GraphProto` of the optimised model.
+        launches: node name and profile arguments, in the order executed.
+        runtime: name and version.
+    """
+    constants = {item.name: (tuple(item.dims), _type_name(item.data_type)) for item in graph.initializer}
+    described: dict[str, list[Any]] = {}
+    for proto in graph.node:
+        described.setdefault(proto.name or proto.op_type, []).append(proto)
+    tensors: dict[str, tuple[Shape, str]] = {
+        item.name: (
+            tuple(max(dim.dim_value, 1) for dim in item.type.tensor_type.shape.dim),
+            _type_name(item.type.tensor_type.elem_type),
+        )
+        for item in graph.input
+        if item.name not in constants
+    }
+    nodes: list[Node] = []
+    reads: list[list[str]] = []
+    makers: dict[str, int] = {}
+    for name, args in launches:
+        waiting = described.get(name) or described.get(args["op_name"]) or []
+        if not waiting:
+            raise CandidateError("export", f"onnxruntime ran '{name}', which is not in its optimised model")
+        proto = waiting.pop(0)
+        for output, (kind, shape) in zip(filter(None, proto.output), _typed(args["output_type_shape"]), strict=False):
+            tensors[output] = (shape, kind)
+            makers[output] = len(nodes)
+        nodes.append(_node(proto, name, constants, tensors))
+        reads.append([item for item in proto.input if item in tensors])
+    edges = sorted({(makers[item], place) for place, items in enumerate(reads) for item in items if item in makers})
+    kept = {item.name for item in graph.output}
+    return Graph(tuple(nodes), tuple(edges), runtime, _peak_bytes(reads, makers, tensors, kept))
+
+
+def _node(
+    proto: Any, name: str, constants: Mapping[str, tuple[Shape, str]], tensors: Mapping[str, tuple[Shape, str]]
+) -> Node:
+    import onnx
+
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in proto.attribute}
+    inputs = [tensors[item] for item in proto.input if item in tensors]
+    weights = [constants[item] for item in proto.input if item in constants]
+    outputs = [tensors[item] for item in proto.output if item in tensors]
+    shapes = {"inputs": tuple(s for s, _ in inputs), "outputs": tuple(s for s, _ in outputs)}
+    weight_shapes = tuple(shape for shape, _ in weights)
+    kind = outputs[0][1] if outputs else "float"
+    return Node(
+        name=name,
+        op=proto.op_type,
+        domain=proto.domain,
+        **shapes,
+        dtype=_NAMES.get(kind, kind),
+        group=int(attributes.get("group", 1)),
+        attributes={
+            short: value.decode() if isinstance(value, bytes) else list(value)
+            for long, short in _KEPT_ATTRIBUTES.items()
+            if (value := attributes.get(long)) is not None
+        },
+        weight_bytes=sum(_size(shape, kind) for shape, kind in weights),
+        bytes_in=sum(_size(shape, kind) for shape, kind in inputs),
+        bytes_out=sum(_size(shape, kind) for shape, kind in outputs),
+        macs=count_macs(proto.op_type, shapes["inputs"], weight_shapes, shapes["outputs"]),
+        weights=weight_shapes,
+    )
+
+
+def _peak_bytes(
+    reads: list[list[str]], makers: Mapping[str, int], tensors: Mapping[str, tuple[Shape, str]], kept: set[str]
+) -> int:
+    """Largest sum of live activations: a tensor lives from the kernel that makes it to the last that reads it."""
+    last = {item: place for place, items in enumerate(reads) for item in items}
+    end = len(reads) - 1
+    spans = [
+        (makers.get(item, 0), end if item in kept else last.get(item, makers.get(item, 0)), _size(*tensors[item]))
+        for item in tensors
+    ]
+    return max((sum(size for a, b, size in spans if a <= place <= b) for place in range(len(reads))), default=0)
+
+
+def _typed(lists: list[dict[str, list[int]]]) -> list[tuple[str, Shape]]:
+    return [(kind, tuple(shape)) for item in lists for kind, shape in item.items()]
+
+
+def _size(shape: Shape, kind: str) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * _BYTES.get(kind, 4)
+
+
+def _type_name(number: int) -> str:
+    """The name that profiles use for a tensor type of ONNX."""
+    import onnx
+
+    return str(onnx.TensorProto.DataType.Name(number)).lower()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,68 @@
+"""What verbs share: options, JSON, tables, the next command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["allow_code", "as_json", "next_command", "out_of", "print_json", "print_table", "say"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+SCHEMA_VERSION = 1
+
+
+def as_json(function: F) -> F:
+    """Adds `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(function)
+
+
+def allow_code(function: F) -> F:
+    """Adds `--allow-code`."""
+    return click.option(
+        "--allow-code",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="A Python file with spaces of your own; it is executed.",
+    )(function)
+
+
+def out_of(function: F) -> F:
+    """Adds `--out`."""
+    return click.option(
+        "--out", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="Run folder [runs/NAME]."
+    )(function)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Prints one object with its schema's version."""
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=1, allow_nan=False, default=str))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
+    """Prints a table in columns; a cell that begins with a digit, a sign or `~` is set to the right."""
+    cells = [list(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    right = [
+        all(not row[i] or row[i][0].isdigit() or row[i][0] in "+-~." for row in cells) and bool(cells)
+        for i in range(len(headings))
+    ]
+    for row in (headings, *cells):
+        parts = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)]
+        click.echo((indent + "  ".join(parts)).rstrip())
+
+
+def say(text: str) -> None:
+    """Talks to the user, on standard error."""
+    context = click.get_current_context(silent=True)
+    if context is None or not (context.obj or {}).get("quiet"):
+        click.echo(text, err=True)
+
+
+def next_command(*words: object) -> None:
+    """Ends a command by naming the likely next one."""
+    say("next: " + " ".join(shlex.quote(str(word)) if " " in str(word) else str(word) for word in words))

@@ -1,0 +1,144 @@
+"""`hwnas run`"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import allow_code, as_json, next_command, out_of, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from ..outcome import Outcome
+    from ..run_data import RunData
+    from ..study_schema import StudySpec
+    from ..verification import Verified
+
+
+@click.command("run")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@out_of
+@allow_code
+@as_json
+def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_code: Path | None, as_json: bool) -> None:
+    """Start a study, or go on with it where it was stopped.
+
+    STUDY is a study file; KEY=VALUE overrides one of its keys, e.g. search.trials=100. `search.trials` is the total
+    over all resumes. The run folder gets the trials, the verified front, the files to ship and the page.
+    """
+    from ..report import write_report
+    from ..run_data import RunData
+    from ..selection import choose
+    from ..study import Study
+
+    work = Study.from_yaml(study, overrides, folder=out, allow_code=allow_code)
+    start = time.monotonic()
+    printer = _Printer(work.spec, quiet=as_json)
+    result = work.run(printer)
+    run = RunData.load(work.folder)
+    page = work.folder / "report.html"
+    write_report(run, page)
+    selection = choose(run, run.limits)
+    if as_json:
+        print_json(
+            {
+                "run": str(work.folder),
+                "trials": result.trials,
+                "verified": result.verified,
+                "front": [_front_row(run, index) for index in range(len(run.verified or ()))],
+                "selection": selection.to_dict(),
+                "report": str(page),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+        )
+        return
+    _print_front(run)
+    click.echo("")
+    for line in selection.lines():
+        click.echo(line)
+    say(f"{result.trials} trials, {result.verified} finalists verified, {time.monotonic() - start:.0f} s")
+    say(f"page: {page}")
+    best = selection.picks[0].trial.arch_id if selection.picks else "ARCH_ID"
+    next_command("hwnas", "export", work.folder, best)
+
+
+class _Printer:
+    """Prints a line for every trial and finalist."""
+
+    def __init__(self, spec: StudySpec, *, quiet: bool) -> None:
+        self._metrics = [str(metric) for metric in spec.metrics]
+        self._quiet = quiet
+        self._headed = False
+
+    def note(self, text: str) -> None:
+        say(text)
+
+    def trial(self, number: int, total: int, arch_id: str, outcome: Outcome) -> None:
+        from ..quantities import format_reading
+
+        if self._quiet:
+            return
+        if not self._headed:
+            self._headed = True
+            click.echo(_columns("trial", "network", [*self._metrics], "seconds", ""))
+        cells = [
+            format_reading(metric, outcome.readings[metric]) if metric in outcome.readings else "-"
+            for metric in self._metrics
+        ]
+        note = "" if outcome.state == "complete" else f"{outcome.state}: {outcome.reason}"
+        seconds = f"{sum(outcome.seconds.values()):.1f}"
+        click.echo(_columns(f"{number + 1}/{total}", arch_id, cells, seconds, note))
+
+    def finalist(self, number: int, total: int, verified: Verified) -> None:
+        from ..quantities import format_reading
+
+        if self._quiet:
+            return
+        cells = [
+            format_reading(metric, verified.readings[metric]) if metric in verified.readings else "-"
+            for metric in self._metrics
+        ]
+        note = verified.failure or ("verified" if verified.feasible else "breaks a limit")
+        click.echo(_columns(f"final {number}/{total}", verified.arch_id, cells, f"{verified.seconds:.1f}", note))
+
+
+def _columns(first: str, network: str, cells: list[str], seconds: str, note: str) -> str:
+    width = 11
+    shown = "  ".join(cell.rjust(max(width, 0)) for cell in cells)
+    return f"{first.ljust(10)}  {network.ljust(16)}  {shown}  {seconds.rjust(7)}  {note}".rstrip()
+
+
+def _print_front(run: RunData) -> None:
+    """Prints the verified front, best first."""
+    from ..quantities import format_reading
+
+    members = run.verified or ()
+    metrics = [metric for metric in run.metrics if any(m.value(metric) is not None for m in members)]
+    click.echo("")
+    click.echo(f"verified front: {len(members)} networks, trained over seeds, exported, measured")
+    main = run.objectives[0][0]
+    ordered = sorted(members, key=lambda member: -(member.value(main) or 0.0))
+    rows = [
+        [
+            member.arch_id,
+            *(format_reading(metric, member.reading(metric), interval=True) for metric in metrics),
+            format_reading("top1_test", member.test)
+            if member.test.value is None
+            else f"{100 * member.test.value:.1f} %",
+        ]
+        for member in ordered
+    ]
+    print_table(["network", *metrics, "top1 on test"], rows)
+
+
+def _front_row(run: RunData, index: int) -> dict[str, object]:
+    member = (run.verified or ())[index]
+    return {
+        "arch_id": member.arch_id,
+        "readings": {metric: member.reading(metric).to_dict() for metric in run.metrics},
+        "top1_test": member.test.to_dict(),
+        "artifacts": str(run.folder / "artifacts" / member.arch_id),
+    }

@@ -1,0 +1,313 @@
+"""How a candidate is evaluated: computed, predicted, measured, then trained; the first broken limit ends it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..profilers import Child
+from ..spaces import Architecture
+from ..spaces.errors import CandidateError, InterruptedStudyError
+from .files import write_text
+from .latency import Device, Quiet
+from .metrics import Limit, Metric, Reading
+from .outcome import Outcome, share_reading
+from .rungs import RungBoard
+
+if TYPE_CHECKING:
+    from .study_schema import StudySpec
+
+__all__ = ["Bench", "Evaluator", "parity", "probe_files", "remove"]
+
+PARITY_TOLERANCE = 1e-3
+"""Largest difference between torch and the exported file, relative to the largest output."""
+
+
+class _Rejected(Exception):
+    """The candidate needs no further spending; carries the reason."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all evaluators of a study share.
+
+    Attributes:
+        spec: the resolved study.
+        folder: the run folder.
+        devices: all of the study, by name.
+        board: of the rungs of quality.
+        quiet: shared with the devices.
+        allow_code: file with the user's space, or None.
+    """
+
+    spec: StudySpec
+    folder: Path
+    devices: Mapping[str, Device]
+    board: RungBoard
+    quiet: Quiet
+    allow_code: Path | None = None
+    closing: threading.Event = field(default_factory=threading.Event)
+    """Set when the driver stops: evaluators start nothing more."""
+
+    @property
+    def measured(self) -> list[Device]:
+        """The devices that a metric of the study names."""
+        named = {metric.device for metric in self.spec.metrics}
+        return [device for name, device in self.devices.items() if name in named]
+
+    def artifacts(self, arch_id: str) -> Path:
+        return self.folder / "artifacts" / arch_id
+
+    def worker(self, slot: int) -> Child:
+        """Returns a child that builds, exports and trains; `slot` numbers those that run at the same time."""
+        threads = max(1, (os.cpu_count() or 1) // self.spec.run.workers)
+        arguments = [str(self.folder), "--threads", str(threads)]
+        if self.allow_code is not None:
+            arguments += ["--allow-code", str(self.allow_code)]
+        child = Child(
+            "hwnas.search.worker",
+            arguments,
+            env={"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+            name=f"worker {slot}",
+            log=self.folder / "run.log",
+        )
+        self.quiet.watch(child)
+        return child
+
+    def close(self, evaluators: Iterable[Evaluator]) -> None:
+        """Ends every child; what is under way fails with DeviceError or InterruptedStudyError."""
+        self.closing.set()
+        for evaluator in evaluators:
+            evaluator.close()
+        for device in self.devices.values():
+            device.close()
+
+
+@dataclass
+class _Progress:
+    """What is known of a candidate so far."""
+
+    limits: tuple[Limit, ...]
+    readings: dict[str, Reading] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    rungs: list[float] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
+    training: dict[str, Any] | None = None
+    foretold: dict[str, Reading] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
+
+    def learn(self, readings: Mapping[str, Reading], *, surely: bool) -> None:
+        """Takes readings in, and rejects the candidate when one breaks a limit.
+
+        Args:
+            readings: metric → reading.
+            surely: reject only when the whole interval breaks the limit.
+
+        Raises:
+            _Rejected: with the reason.
+        """
+        self.readings.update(readings)
+        for limit in self.limits:
+            reading = readings.get(str(limit.metric))
+            if reading is None or reading.value is None:
+                continue
+            if limit.surely_broken_by(reading) if surely else limit.broken_by(reading):
+                mark = "~" if reading.source == "predicted" else ""
+                raise _Rejected(
+                    f"infeasible: {limit.metric} {mark}{reading.value:.4g}, limit {limit.sign} {limit.bound:g}"
+                )
+
+    def outcome(self, state: Any, reason: str = "") -> Outcome:
+        return Outcome(
+            state, self.readings, reason, self.seconds, self.rungs, self.uncounted, self.training, self.foretold
+        )
+
+
+class Evaluator:
+    """Evaluates one candidate at a time with a worker of its own.
+
+    Args:
+        bench: shared by all evaluators of the study.
+        slot: number of this evaluator, from 0.
+    """
+
+    def __init__(self, bench: Bench, slot: int) -> None:
+        self.bench = bench
+        self.child = bench.worker(slot)
+
+    def evaluate(self, architecture: Architecture) -> Outcome:
+        """Returns what a candidate is worth; whatever fails in a child is part of the answer.
+
+        Raises:
+            HwnasError: not the candidate's fault: the disk, the device, the data, or the driver is closing.
+        """
+        progress = _Progress(self.bench.spec.limits)
+        deadline = time.monotonic() + self.bench.spec.run.trial_timeout
+        try:
+            self._cost(architecture, progress, deadline)
+            self._quality(architecture, progress, deadline)
+        except _Rejected as rejected:
+            return progress.outcome("pruned", str(rejected))
+        except CandidateError as error:
+            return progress.outcome("fail", str(error))
+        return progress.outcome("complete")
+
+    def close(self) -> None:
+        self.child.close()
+
+    def costs_of(self, architecture: Architecture) -> tuple[Mapping[str, Reading], Mapping[str, float]]:
+        """Returns every cost of an untrained network, limits or not, and the seconds of each stage.
+
+        Raises:
+            CandidateError: it cannot be built, exported or run.
+        """
+        progress = _Progress(())
+        self._cost(architecture, progress, time.monotonic() + self.bench.spec.run.trial_timeout)
+        return progress.readings, progress.seconds
+
+    def train(self, architecture: Architecture, seed: int, epochs: int, weights: Path) -> dict[str, Any]:
+        """Trains from scratch and writes the weights; returns `correct`, `total`, `seconds`, `losses`."""
+        deadline = time.monotonic() + self.bench.spec.run.trial_timeout
+        request = {"do": "train", "arch": architecture.to_json(), "seed": seed, "epochs": epochs}
+        return self._call(deadline, **request, weights=str(weights))
+
+    def epoch_seconds(self, architecture: Architecture, seed: int) -> float:
+        """Returns the seconds of one epoch of training, warmed up."""
+        deadline = time.monotonic() + self.bench.spec.run.trial_timeout
+        request = {"do": "train", "arch": architecture.to_json(), "seed": seed}
+        self._call(deadline, **request, epochs=1)
+        return float(self._call(deadline, **request, epochs=1)["seconds"])
+
+    def export(self, architecture: Architecture, weights: Path, model: Path, probe: Path) -> float:
+        """Writes the model file of trained weights, and samples to compare it on; returns its size in megabytes."""
+        deadline = time.monotonic() + self.bench.spec.run.trial_timeout
+        paths = {"weights": str(weights), "model": str(model), "probe": str(probe)}
+        return float(self._call(deadline, do="export", arch=architecture.to_json(), **paths)["size_mb"])
+
+    def _call(self, deadline: float, **request: Any) -> dict[str, Any]:
+        if self.bench.closing.is_set():
+            raise InterruptedStudyError("the driver is stopping")
+        return self.child.call(request, deadline_s=max(1.0, deadline - time.monotonic()))
+
+    def _cost(self, architecture: Architecture, progress: _Progress, deadline: float) -> None:
+        """Computed costs, then predicted, then measured ones."""
+        folder = self.bench.artifacts(architecture.id)
+        write_text(folder / "arch.json", architecture.to_json() + "\n")
+        model, probe = folder / "untrained.onnx", folder / "probe"
+        told = self._call(
+            deadline, do="prepare", arch=architecture.to_json(), seed=self._seed, model=str(model), probe=str(probe)
+        )
+        progress.seconds.update(told["seconds"])
+        progress.uncounted.extend(told["uncounted"])
+        progress.learn(
+            {name: Reading(value, source="computed") for name, value in told["computed"].items()}, surely=False
+        )
+        try:
+            for device in self.bench.measured:
+                self._latency(device, architecture.id, model, probe, progress)
+        finally:
+            remove(model, *probe_files(probe))
+
+    def _latency(self, device: Device, arch_id: str, model: Path, probe: Path, progress: _Progress) -> None:
+        with progress.timed("predict"):
+            graph = device.graph(arch_id, model)
+            predicted = device.predict(graph)
+        if predicted is not None:
+            progress.learn({device.metric: predicted}, surely=True)
+            if device.predicts_only:
+                return
+            progress.foretold[device.metric] = predicted
+        with progress.timed("measure"):
+            parity(device, model, probe)
+            measured = device.measure(arch_id, model, graph)
+        progress.learn({device.metric: measured}, surely=True)
+
+    def _quality(self, architecture: Architecture, progress: _Progress, deadline: float) -> None:
+        """Trains, rung by rung, when the study asks for quality at all."""
+        metrics = self.bench.spec.metrics
+        if all(metric.name != "top1" for metric in metrics):
+            return
+        rungs = self.bench.spec.quality.rungs
+        for number, rung in enumerate(rungs):
+            with progress.timed("train"):
+                if rung.proxy is not None:
+                    score = self._call(deadline, do="score", arch=architecture.to_json(), seed=self._seed)["score"]
+                else:
+                    told = self._call(
+                        deadline, do="train", arch=architecture.to_json(), seed=self._seed, epochs=rung.epochs
+                    )
+                    score = told["correct"] / told["total"]
+                    progress.training = {**told, "epochs": rung.epochs}
+                    progress.readings["top1"] = share_reading(told["correct"], told["total"])
+            progress.rungs.append(score)
+            if not self.bench.board.goes_on(number, score, costs(self.bench.spec, progress.readings)):
+                raise _Rejected(f"rung {number + 1} of {len(rungs)}: not among the best {rung.keep:.0%}")
+
+    @property
+    def _seed(self) -> int:
+        return self.bench.spec.search.seed
+
+
+def costs(spec: StudySpec, readings: Mapping[str, Reading]) -> list[float]:
+    """Returns the values of the objectives other than quality, turned so that less is better."""
+    metrics = [o.metric for o in spec.objectives if o.metric.name != "top1"]
+    return [signed(metric, readings[str(metric)]) for metric in metrics if str(metric) in readings]
+
+
+def signed(metric: Metric, reading: Reading) -> float:
+    """Returns a reading's value, negated when more is better."""
+    if reading.value is None:
+        raise ValueError(f"{metric} is missing")
+    return reading.value if metric.kind.direction == "minimize" else -reading.value
+
+
+def parity(device: Device, model: Path, probe: Path) -> float:
+    """Compares what a device computes with what torch computed on the same real samples.
+
+    Args:
+        device: runs the file.
+        model: the exported file.
+        probe: stem of two files: `.x.npy` (n, C, H, W), and torch's outputs `.y.npy` (n, classes).
+
+    Returns:
+        Largest difference, relative to the largest output.
+
+    Raises:
+        CandidateError: `parity` when they differ by more than PARITY_TOLERANCE, `non_finite` when one is not finite.
+    """
+    inputs, outputs = probe_files(probe)
+    expected = np.load(outputs, allow_pickle=False)
+    got = device.outputs(model, inputs)
+    if got.shape != expected.shape:
+        raise CandidateError("parity", f"{device.name} gives shape {got.shape}, torch {expected.shape}")
+    if not np.isfinite(got).all():
+        raise CandidateError("non_finite", f"an output on {device.name} is not finite")
+    difference = float(np.abs(got - expected).max() / max(1e-6, float(np.abs(expected).max())))
+    if difference > PARITY_TOLERANCE:
+        raise CandidateError("parity", f"{device.name} differs from torch by {difference:.1%} of the largest output")
+    return difference
+
+
+def probe_files(probe: Path) -> tuple[Path, Path]:
+    """Returns the files with the samples and with torch's outputs."""
+    return probe.with_name(f"{probe.name}.x.npy"), probe.with_name(f"{probe.name}.y.npy")
+
+
+def remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,167 @@
+"""What a space costs before anything is trained: which limits can be met, and how long a study takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..spaces.errors import InfeasibleError
+from .metrics import Limit, Reading
+
+if TYPE_CHECKING:
+    from ..spaces import Architecture, Space
+    from .evaluation import Evaluator
+    from .study_schema import StudySpec
+
+__all__ = ["LimitCheck", "Probe", "check_limits", "preflight", "probe_space", "time_plan"]
+
+MORE = 12
+"""Random architectures that are looked at before a limit is called out of reach."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The costs of one untrained architecture.
+
+    Attributes:
+        role: smallest, middle, largest or random.
+        architecture: which.
+        readings: metric → reading.
+        seconds: stage → seconds.
+    """
+
+    role: str
+    architecture: Architecture
+    readings: Mapping[str, Reading]
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "arch_id": self.architecture.id,
+            "readings": {name: reading.to_dict() for name, reading in self.readings.items()},
+            "seconds": dict(self.seconds),
+        }
+
+
+@dataclass(frozen=True)
+class LimitCheck:
+    """How a limit fares among the probes.
+
+    Attributes:
+        limit: the limit.
+        least: lowest value seen, None for a metric that only training can tell.
+        middle: value of the middle architecture.
+        most: highest value seen.
+        inside: how many of the randomly sampled architectures hold it.
+        sampled: how many were sampled.
+        reachable: True when an architecture was seen that holds it; None when only training can tell.
+    """
+
+    limit: Limit
+    least: float | None
+    middle: float | None
+    most: float | None
+    inside: int
+    sampled: int
+    reachable: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "limit": str(self.limit)}
+
+
+def probe_space(evaluator: Evaluator, space: Space, seed: int, count: int) -> list[Probe]:
+    """Measures the smallest, the middle, the largest and `count` random architectures.
+
+    Raises:
+        CandidateError: one of them cannot be built, exported or run.
+    """
+    smallest, largest = space.corners()
+    chosen = [("smallest", smallest), ("middle", space.middle()), ("largest", largest)]
+    chosen += [("random", space.random(f"{seed}/check/{i}")) for i in range(count)]
+    return [_probe(evaluator, role, architecture) for role, architecture in chosen]
+
+
+def check_limits(probes: Sequence[Probe], limits: Iterable[Limit]) -> list[LimitCheck]:
+    """Says for each limit how the probes fare."""
+    checks = []
+    for limit in limits:
+        metric = str(limit.metric)
+        found = {probe: value for probe in probes if (value := _value(probe, metric)) is not None}
+        random = [value for probe, value in found.items() if probe.role == "random"]
+        middle = next((value for probe, value in found.items() if probe.role == "middle"), None)
+        held = any(limit.violation(value) <= 0 for value in found.values())
+        checks.append(
+            LimitCheck(
+                limit,
+                min(found.values(), default=None),
+                middle,
+                max(found.values(), default=None),
+                sum(limit.violation(value) <= 0 for value in random),
+                len(random),
+                held if found else None,
+            )
+        )
+    return checks
+
+
+def preflight(evaluator: Evaluator, space: Space, limits: Sequence[Limit], seed: int) -> None:
+    """Ends a study before it begins when a limit is out of reach.
+
+    The smallest architecture (the largest, for a limit from below) is costed; where it breaks a limit, random ones too.
+
+    Raises:
+        InfeasibleError: no architecture seen meets a limit; it names the limit and the best value seen.
+    """
+    for corner, sign in zip(space.corners(), ("<=", ">="), strict=True):
+        concerned = [limit for limit in limits if limit.sign == sign and limit.metric.name != "top1"]
+        if not concerned:
+            continue
+        probes = [_probe(evaluator, "corner", corner)]
+        if any(_surely_broken(limit, probes) for limit in concerned):
+            probes += [_probe(evaluator, "random", space.random(f"{seed}/preflight/{i}")) for i in range(MORE)]
+        for limit in concerned:
+            if _surely_broken(limit, probes):
+                values = [value for probe in probes if (value := _value(probe, str(limit.metric))) is not None]
+                best = min(values) if sign == "<=" else max(values)
+                raise InfeasibleError(
+                    f"limit '{limit}' is out of reach: the {'smallest' if sign == '<=' else 'largest'} of "
+                    f"{len(values)} architectures has {limit.metric} {best:.4g}; relax it, or change the space"
+                )
+
+
+def time_plan(spec: StudySpec, probes: Sequence[Probe], epoch_seconds: float) -> dict[str, float]:
+    """Estimates the seconds of a study.
+
+    Args:
+        spec: the study.
+        probes: of its space.
+        epoch_seconds: one epoch of training of the middle architecture.
+    """
+    cost = sum(sum(probe.seconds.values()) for probe in probes) / len(probes)
+    share, epochs = 1.0, 0.0
+    for rung in spec.quality.rungs:
+        epochs += share * (rung.epochs or 0)
+        share *= rung.keep or 1.0
+    trains = any(metric.name == "top1" for metric in spec.metrics)
+    search = spec.search.trials * (cost + (epochs * epoch_seconds if trains else 0.0))
+    runs = spec.verify.finalists * spec.quality.seeds
+    verify = runs * (spec.quality.rungs[-1].epochs or 0) * epoch_seconds + spec.verify.finalists * cost
+    workers = spec.run.workers
+    return {"search_s": search / workers, "verify_s": verify / workers, "total_s": (search + verify) / workers}
+
+
+def _probe(evaluator: Evaluator, role: str, architecture: Architecture) -> Probe:
+    readings, seconds = evaluator.costs_of(architecture)
+    return Probe(role, architecture, readings, seconds)
+
+
+def _value(probe: Probe, metric: str) -> float | None:
+    reading = probe.readings.get(metric)
+    return None if reading is None else reading.value
+
+
+def _surely_broken(limit: Limit, probes: Iterable[Probe]) -> bool:
+    readings = [probe.readings[name] for probe in probes if (name := str(limit.metric)) in probe.readings]
+    return bool(readings) and all(limit.surely_broken_by(reading) for reading in readings)

@@ -1,0 +1,141 @@
+"""A device of the study: its profiler, and the cost model that learns from what it measures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..cost_models import AdditiveModel
+from ..profilers import Graph, LocalProfiler, Measurement
+from .files import read_json, write_json
+from .metrics import Reading
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..profilers import Child
+    from .study_schema import CostModelSpec, DeviceSpec
+
+__all__ = ["Device", "Quiet"]
+
+
+class Quiet:
+    """Keeps the machine quiet during a measurement: one at a time, and the training children stand still."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._children: list[Child] = []
+
+    def watch(self, child: Child) -> None:
+        """Adds a child that is paused during measurements."""
+        self._children.append(child)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        with self._lock:
+            for child in self._children:
+                child.pause()
+            try:
+                yield
+            finally:
+                for child in self._children:
+                    child.resume()
+
+
+class Device:
+    """Measures and predicts latency on one device; safe to use from several threads.
+
+    Args:
+        name: as in `latency_ms@name`.
+        spec: of the study file.
+        cost_model: of the study file.
+        folder: the run folder.
+        quiet: shared by all devices of the study.
+    """
+
+    def __init__(self, name: str, spec: DeviceSpec, cost_model: CostModelSpec, folder: Path, quiet: Quiet) -> None:
+        self.name = name
+        self.metric = f"latency_ms@{name}"
+        self._spec = cost_model
+        self._folder = folder
+        self._quiet = quiet
+        self._profiler = LocalProfiler(
+            runtime=spec.runtime, threads=spec.threads, precision=spec.precision, log=folder / "run.log"
+        )
+        self._lock = threading.Lock()
+        self._samples: dict[str, tuple[Graph, float]] = {}
+        self._model: AdditiveModel | None = None
+
+    def load(self) -> None:
+        """Takes up what earlier drivers of this run measured."""
+        for path in sorted((self._folder / "artifacts").glob(f"*/graph-{self.name}.json")):
+            arch_id = path.parent.name
+            measured = path.with_name(f"measurement-{self.name}.json")
+            if measured.is_file():
+                graph = Graph.from_json(read_json(path))
+                self._samples[arch_id] = graph, Measurement.from_json(read_json(measured)).median_ms
+        self._fit()
+
+    def fingerprint(self) -> dict[str, object]:
+        """Returns what the device is: CPU, memory, governor, runtime and versions."""
+        return dict(self._profiler.fingerprint())
+
+    def graph(self, arch_id: str, model: Path) -> Graph:
+        """Returns what the runtime really executes for a model file."""
+        graph = self._profiler.graph(model)
+        write_json(self._folder / "artifacts" / arch_id / f"graph-{self.name}.json", graph.to_json())
+        return graph
+
+    def predict(self, graph: Graph) -> Reading | None:
+        """Returns a predicted reading with its interval, or None while too little was measured."""
+        with self._lock:
+            model = self._model
+        if model is None:
+            return None
+        told = model.predict(graph)
+        return Reading(told.value, told.low, told.high, "predicted")
+
+    @property
+    def predicts_only(self) -> bool:
+        """True when predictions stand in for measurements from now on."""
+        return self._spec.stand_in and self._model is not None
+
+    def measure(self, arch_id: str, model: Path, graph: Graph | None = None, stem: str = "measurement") -> Reading:
+        """Measures a model file and keeps every raw sample; with its graph, the cost model learns from it.
+
+        Args:
+            arch_id: whose artefacts it belongs to.
+            model: the file.
+            graph: what the runtime executes for it, or None.
+            stem: what the kept file's name begins with.
+        """
+        with self._quiet.measuring():
+            measurement = self._profiler.measure(model)
+        write_json(self._folder / "artifacts" / arch_id / f"{stem}-{self.name}.json", measurement.to_json())
+        if graph is not None:
+            with self._lock:
+                self._samples[arch_id] = graph, measurement.median_ms
+            self._fit()
+        return Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured")
+
+    def outputs(self, model: Path, inputs: Path) -> NDArray[np.float32]:
+        """Runs a model file on an .npy file of samples (n, C, H, W), one by one; returns the outputs (n, classes)."""
+        outputs: NDArray[np.float32] = self._profiler.run(model, inputs)
+        return outputs
+
+    def close(self) -> None:
+        self._profiler.close()
+
+    def _fit(self) -> None:
+        with self._lock:
+            samples = list(self._samples.values())
+            if self._spec.use == "none" or len(samples) < self._spec.samples:
+                return
+            model = AdditiveModel()
+            model.fit([graph for graph, _ in samples], [value for _, value in samples])
+            self._model = model
+            model.save(self._folder / "cost_models" / f"{self.name}.json")

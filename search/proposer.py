@@ -1,0 +1,203 @@
+"""Which architecture to try next: any Optuna sampler, made repeatable and free of duplicates.
+
+A proposal is a pure function of the trials so far, the seed and the trial's number. The sampler is built anew for each
+one, from a seed made of (study seed, trial number), and works on a copy of the history in memory; only the chosen trial
+is then stored, as one record. So a study that was killed goes on with the same trials as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from ..spaces import Architecture, Chooser, RandomChooser, Space, enumerate_architectures
+from ..spaces.decision import Domain, Integer, OneOf
+from ..spaces.errors import SpaceError
+
+if TYPE_CHECKING:
+    from ..spaces import Value
+
+__all__ = ["SAMPLERS", "Proposal", "TrialChooser", "make_sampler", "propose"]
+
+SAMPLERS = ("random", "tpe", "nsga2", "nsga3", "gp")
+POPULATION = 20
+"""Of the genetic samplers; Optuna's 50 would leave most edge studies in their first, random generation."""
+ASKS = 24
+"""How often a sampler is asked for an architecture that is new, before one is drawn at random."""
+DRAWS = 512
+"""How many random architectures are drawn in search of a new one, before a small space is enumerated."""
+
+
+class TrialChooser(Chooser):
+    """Decides through an Optuna trial."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        super().__init__()
+        self._trial = trial
+
+    def _choose(self, name: str, domain: Domain) -> Value:
+        if isinstance(domain, OneOf):
+            return self._trial.suggest_categorical(name, list(domain.options))  # type: ignore[return-value]
+        if isinstance(domain, Integer):
+            return self._trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
+        return self._trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An architecture to try, and the trial to store for it.
+
+    Attributes:
+        architecture: not among those seen.
+        template: a running trial with all its parameters, to be stored as one record.
+        asks: how often the sampler was asked; more than one means that it proposed duplicates.
+        drawn: True when the sampler had nothing new to say, and the architecture was drawn at random.
+    """
+
+    architecture: Architecture
+    template: FrozenTrial
+    asks: int
+    drawn: bool
+
+
+def make_sampler(name: str, seed: int, workers: int = 1) -> optuna.samplers.BaseSampler:
+    """Returns an Optuna sampler by its name in the study file; `auto` is `tpe`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name in ("auto", "tpe"):
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=workers > 1)
+        if name == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        if name == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+        if name == "nsga3":
+            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=POPULATION)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=seed)
+    raise ValueError(f"unknown sampler {name!r}: use one of {SAMPLERS}")
+
+
+def propose(
+    history: Sequence[FrozenTrial],
+    space: Space,
+    seen: Collection[str],
+    *,
+    directions: Sequence[str],
+    sampler: str,
+    seed: int,
+    workers: int = 1,
+) -> Proposal | None:
+    """Returns the next architecture that is not among those seen, or None when the space has no other.
+
+    Args:
+        history: all trials of the study, in order of their numbers, running ones included.
+        space: what can be built.
+        seen: ids of the architectures that need no other trial.
+        directions: `minimize` or `maximize` for each objective.
+        sampler: one of SAMPLERS, or `auto`.
+        seed: the study's.
+        workers: trials at the same time.
+    """
+    number = len(history)
+    mirror = _mirror(history, directions)
+    for ask in range(ASKS):
+        mirror.sampler = make_sampler(sampler, _seed(seed, number, ask), workers)
+        trial = _ask(mirror)
+        chooser = TrialChooser(trial)
+        architecture = space.decide(chooser)
+        if architecture.id not in seen:
+            system = mirror.get_trials(deepcopy=False)[trial.number].system_attrs
+            return _proposal(architecture, chooser, system, ask + 1, drawn=False)
+        mirror.tell(trial, state=TrialState.FAIL)
+    drawn = _draw(space, seen, seed, number)
+    return None if drawn is None else _proposal(*drawn, {}, ASKS, drawn=True)
+
+
+def _mirror(history: Sequence[FrozenTrial], directions: Sequence[str]) -> optuna.Study:
+    """Returns a study in memory with the same trials, for a sampler to look at."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        mirror = optuna.create_study(directions=[StudyDirection[direction.upper()] for direction in directions])
+        mirror.add_trials([_without_legacy(trial) for trial in history])
+    finally:
+        optuna.logging.set_verbosity(level)
+    return mirror
+
+
+def _without_legacy(trial: FrozenTrial) -> FrozenTrial:
+    """Leaves out the list of constraints that is stored for optuna-dashboard: each would count twice."""
+    return optuna.trial.create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=trial.params,
+        distributions=trial.distributions,
+        system_attrs={key: value for key, value in trial.system_attrs.items() if key != "constraints"},
+    )
+
+
+def _ask(mirror: optuna.Study) -> optuna.Trial:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return mirror.ask()
+
+
+def _draw(space: Space, seen: Collection[str], seed: int, number: int) -> tuple[Architecture, Chooser] | None:
+    """Returns a random unseen architecture; a small space is looked through before it is called exhausted."""
+    for draw in range(DRAWS):
+        chooser: Chooser = RandomChooser(f"{seed}/{number}/{draw}")
+        architecture = space.decide(chooser)
+        if architecture.id not in seen:
+            return architecture, chooser
+    if space.size() is None:
+        raise SpaceError(f"space '{space.name}': {DRAWS} random architectures were all tried before; widen its params")
+    from ..spaces import ReplayChooser
+
+    for architecture in enumerate_architectures(space):
+        if architecture.id not in seen:
+            chooser = ReplayChooser(architecture.as_dict())
+            space.decide(chooser)
+            return architecture, chooser
+    return None
+
+
+def _proposal(
+    architecture: Architecture, chooser: Chooser, system_attrs: dict[str, Any], asks: int, *, drawn: bool
+) -> Proposal:
+    open_choices = {name: made for name, made in chooser.made.items() if made[0].count != 1}
+    template = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params={name: value for name, (_, value) in open_choices.items()},
+        distributions={name: distribution(domain) for name, (domain, _) in open_choices.items()},
+        user_attrs={"arch_id": architecture.id, "arch": architecture.to_json()},
+        system_attrs=system_attrs,
+    )
+    return Proposal(architecture, template, asks, drawn)
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """Returns Optuna's name for a domain."""
+    if isinstance(domain, OneOf):
+        return CategoricalDistribution(domain.options)
+    if isinstance(domain, Integer):
+        return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+    return FloatDistribution(domain.low, domain.high, log=domain.log)
+
+
+def _seed(seed: int, number: int, ask: int) -> int:
+    """Returns 32 bits that depend on all three alike on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}/{ask}".encode()).digest()[:4], "big")

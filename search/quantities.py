@@ -1,0 +1,138 @@
+"""Numbers as people read them: labels, units, `97.2 %`, `~1.42 ms`."""
+
+from __future__ import annotations
+
+import math
+
+from .metrics import Reading
+
+__all__ = [
+    "axis_title",
+    "format_difference",
+    "format_interval",
+    "format_reading",
+    "format_value",
+    "is_guess",
+    "label",
+    "unit",
+]
+
+_LABELS = {
+    "top1": "Accuracy",
+    "latency_ms": "Latency",
+    "energy_mj": "Energy",
+    "size_mb": "File size",
+    "peak_memory_mb": "Peak memory",
+    "params": "Weights",
+    "macs": "Multiply-adds",
+}
+_UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "size_mb": "MB", "peak_memory_mb": "MB"}
+_COUNTS = frozenset({"params", "macs"})
+_SHARES = frozenset({"top1"})
+
+
+def _split(metric: str) -> tuple[str, str]:
+    name, _, device = metric.partition("@")
+    return name, device
+
+
+def label(metric: str) -> str:
+    """Names a metric in words.
+
+    >>> label("latency_ms@cpu")
+    'Latency on cpu'
+    """
+    name, device = _split(metric)
+    words = _LABELS.get(name, name)
+    return f"{words} on {device}" if device else words
+
+
+def unit(metric: str) -> str:
+    """Returns the unit of a metric, empty for shares and counts."""
+    return _UNITS.get(_split(metric)[0], "")
+
+
+def axis_title(metric: str) -> str:
+    """Names a metric with its unit.
+
+    >>> axis_title("latency_ms@cpu")
+    'Latency on cpu (ms)'
+    """
+    return f"{label(metric)} ({unit(metric)})" if unit(metric) else label(metric)
+
+
+def _significant(value: float) -> str:
+    """Writes about three significant digits, without an exponent where a person would not use one."""
+    size = abs(value)
+    if size >= 100 or value == 0:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    if size >= 1:
+        return f"{value:.2f}"
+    if size >= 1e-4:
+        return f"{value:.{2 - math.floor(math.log10(size))}f}"
+    return f"{value:.2e}"
+
+
+def _count(value: float) -> str:
+    for factor, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= factor:
+            return _significant(value / factor) + suffix
+    return f"{value:,.0f}"
+
+
+def _bare(metric: str, value: float) -> tuple[str, str]:
+    """Splits a value into its number and its unit."""
+    name = _split(metric)[0]
+    if name in _SHARES:
+        # A table of accuracies may be in percent already; shares lie between 0 and 1.
+        return (f"{100 * value:.1f}", " %") if abs(value) <= 1 else (f"{value:.2f}", "")
+    if name in _COUNTS:
+        return _count(value), ""
+    return _significant(value), f" {unit(metric)}" if unit(metric) else ""
+
+
+def format_value(metric: str, value: float) -> str:
+    """Writes a value with its unit.
+
+    >>> format_value("top1", 0.9722), format_value("latency_ms@cpu", 1.4159), format_value("macs", 1.25e6)
+    ('97.2 %', '1.42 ms', '1.25 M')
+    """
+    return "".join(_bare(metric, value))
+
+
+def format_difference(metric: str, value: float) -> str:
+    """Writes a difference of two values; differences of shares are in points.
+
+    >>> format_difference("top1", 0.004)
+    '0.4 points'
+    """
+    if _split(metric)[0] in _SHARES and abs(value) <= 1:
+        return f"{100 * value:.1f} points"
+    return format_value(metric, value)
+
+
+def is_guess(reading: Reading) -> bool:
+    """True when the value was neither measured nor computed."""
+    return reading.source in ("predicted", "estimated")
+
+
+def format_interval(metric: str, reading: Reading) -> str:
+    """Writes the interval of a reading, e.g. `1.38 to 1.47`; empty where there is none."""
+    if reading.value is None or reading.low is None or reading.high is None or reading.low == reading.high:
+        return ""
+    return f"{_bare(metric, reading.low)[0]} to {_bare(metric, reading.high)[0]}"
+
+
+def format_reading(metric: str, reading: Reading, *, interval: bool = False) -> str:
+    """Writes a reading: a prediction or estimate with `~`, a missing one as `none`.
+
+    >>> format_reading("latency_ms@cpu", Reading(1.4159, 1.3, 1.5, "predicted"), interval=True)
+    '~1.42 ms (1.30 to 1.50)'
+    """
+    if reading.value is None:
+        return "none"
+    text = ("~" if is_guess(reading) else "") + format_value(metric, reading.value)
+    between = format_interval(metric, reading) if interval else ""
+    return f"{text} ({between})" if between else text

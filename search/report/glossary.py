@@ -1,0 +1,81 @@
+"""What the numbers and the reasons on the page mean, in plain English."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..metrics import METRICS
+from ..quantities import axis_title
+
+__all__ = ["glossary", "meaning_of"]
+
+_REASONS = {
+    "infeasible": "a limit was surely broken, so nothing was trained",
+    "rung": "stopped after a cheap rung: others promised more",
+    "timeout": "took longer than its deadline and was killed",
+    "oom": "needed more memory than there was",
+    "crash": "its process died",
+    "non_finite": "training or the device gave a value that is not a number",
+    "bad_result": "the device's answer made no sense",
+    "build": "the space could not build it",
+    "export": "it could not be exported",
+    "parity": "the exported file does not compute what the network computes",
+    "train": "training failed",
+    "duplicate": "the same architecture had been evaluated before",
+}
+
+_TEST = (
+    "share of the test part that the shipped file itself classifies correctly. The search never reads this part; it is"
+    " scored once, at the end, so it is the number to quote."
+)
+_TERMS = (
+    (
+        "~ and hollow points",
+        "a prediction or an estimate, not a measurement. Filled points are measured or computed on both axes.",
+    ),
+    (
+        "Intervals and bars",
+        "the range in which the value lies in nine cases out of ten: spread over seeds for accuracy, over repeated"
+        " measurements for latency, the model's own uncertainty for predictions.",
+    ),
+    ("Limits", "a network holds a limit when even the worse end of its interval does."),
+    (
+        "Verified front",
+        "networks trained over several seeds, exported, and measured again on the device; none of them is beaten in"
+        " every objective by another one.",
+    ),
+    ("Knee", "the member of the front beyond which each gain costs more than it did before."),
+    ("Hypervolume", "how much of the objective space the networks found so far dominate; larger is better."),
+)
+
+
+def meaning_of(reason: str) -> str:
+    """Explains a reason by its code, empty for an unknown one.
+
+    >>> meaning_of("crash:SIGSEGV")
+    'its process died'
+    """
+    words = reason.partition(":")[0].split()
+    return _REASONS.get(words[0], "") if words else ""
+
+
+def glossary(metrics: Sequence[str], *, verified: bool, predicted: bool) -> tuple[tuple[str, str], ...]:
+    """Returns (name, meaning) of everything that a page with these metrics shows.
+
+    Args:
+        metrics: the metrics on the page.
+        verified: whether it has a verified front.
+        predicted: whether it compares predictions with measurements.
+    """
+    rows = [("Test accuracy", _TEST)] if verified else []
+    titles = {"top1": "Validation accuracy"} if verified else {}
+    rows += [(titles.get(metric) or axis_title(metric), _metric(metric)) for metric in metrics]
+    rows += _TERMS
+    if predicted:
+        rows.append(("Within 10 %", "share of predictions that differ from the measurement by at most a tenth."))
+    return tuple(rows)
+
+
+def _metric(metric: str) -> str:
+    kind = METRICS.get(metric.partition("@")[0])
+    return f"{kind.text}." if kind else "a metric of this study."

@@ -1,0 +1,362 @@
+"""One search, from its study file to its verified front."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..spaces.errors import DataError, DiskError, InfeasibleError, InterruptedStudyError, UsageError
+from .files import read_json, write_json, write_text
+from .metrics import Limit
+from .reporter import Reporter, Silent
+from .run_data import RunData
+from .study_file import dump_study, load_study_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..spaces import Space
+    from .driver import Driver
+    from .evaluation import Bench
+    from .feasibility import LimitCheck, Probe
+    from .selection import Selection
+    from .study_schema import StudySpec
+    from .verification import Verified
+
+__all__ = ["Check", "Result", "Study"]
+
+MAY_CHANGE = {"search": ("trials", "time_limit", "stop"), "run": None, "verify": None, "export": None}
+"""Keys of a study file that may be another when a run is resumed; None stands for the whole section."""
+RESERVE_BYTES = 32 << 20
+"""Free space on the disk without which nothing is started."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        folder: the run folder.
+        trials: number of trials in it.
+        front: number of networks on the verified front.
+        verified: number of finalists verified.
+    """
+
+    folder: Path
+    trials: int
+    front: int
+    verified: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a study will meet, without a training.
+
+    Attributes:
+        space: the space's name.
+        size: number of its architectures, None when infinite or too many to count.
+        data: name and size of the data set.
+        probes: the costs of the smallest, the middle, the largest and some random architectures.
+        limits: how each limit fares among them.
+        plan: seconds of the search, the verification and both.
+    """
+
+    space: str
+    size: int | None
+    data: str
+    probes: Sequence[Probe]
+    limits: Sequence[LimitCheck]
+    plan: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "space": self.space,
+            "size": self.size,
+            "data": self.data,
+            "probes": [probe.to_dict() for probe in self.probes],
+            "limits": [check.to_dict() for check in self.limits],
+            "plan": dict(self.plan),
+        }
+
+
+class Study:
+    """A study and its run folder.
+
+    >>> study = Study.from_yaml("study.yaml")            # doctest: +SKIP
+    >>> study.run()                                      # doctest: +SKIP
+    >>> study.select("latency_ms@cpu <= 2").lines()      # doctest: +SKIP
+
+    Args:
+        spec: the study file, read.
+        base: folder that relative paths of the study file begin in.
+        folder: the run folder; `runs/<name>` below the current folder when left out.
+        allow_code: a Python file with the user's own spaces; it is executed.
+    """
+
+    def __init__(self, spec: StudySpec, base: Path, folder: Path | None = None, allow_code: Path | None = None) -> None:
+        self.folder = folder or Path("runs") / spec.name
+        self.allow_code = None if allow_code is None else allow_code.resolve()
+        if spec.data.path is not None:
+            data = spec.data.model_copy(update={"path": str((base / spec.data.path).resolve())})
+            spec = spec.model_copy(update={"data": data})
+        self.spec = spec
+
+    @classmethod
+    def from_yaml(
+        cls,
+        path: Path | str,
+        overrides: Sequence[str] = (),
+        *,
+        folder: Path | None = None,
+        allow_code: Path | None = None,
+    ) -> Study:
+        """Reads a study file.
+
+        Args:
+            path: the file.
+            overrides: `key=value` each, dotted, e.g. `search.trials=20`.
+            folder: the run folder.
+            allow_code: a Python file with the user's own spaces.
+
+        Raises:
+            StudyFileError: the file is not legal.
+        """
+        path = Path(path)
+        return cls(load_study_file(path, overrides), path.parent, folder, allow_code)
+
+    def run(self, reporter: Reporter | None = None) -> Result:
+        """Starts the study, or takes it up where it was stopped; returns when its front is verified.
+
+        Raises:
+            InfeasibleError: a limit is out of reach, or no candidate met the limits.
+            StudyLockedError: another driver works on it.
+            InterruptedStudyError: the user stopped it.
+            HwnasError: the data, the disk or a device is at fault.
+        """
+        from .storage import EventLog, study_lock
+
+        reporter = reporter or Silent()
+        self._check_disk()
+        with study_lock(self.folder), ExitStack() as stack:
+            self._check_same()
+            events = EventLog(self.folder / "events.jsonl")
+            stack.callback(events.close)
+            store = self._open_store(events)
+            stack.callback(store.close)
+            events.write("started", pid=os.getpid(), trials=len(store.trials))
+            bench, space, known = stack.enter_context(self._bench())
+            from .driver import Driver
+
+            driver = Driver(bench, space, store, events, reporter)
+            try:
+                with driver.at_work():
+                    return self._through(driver, known)
+            except KeyboardInterrupt:
+                done = sum(trial.state.is_finished() for trial in store.trials)
+                events.write("interrupted")
+                raise InterruptedStudyError(
+                    f"stopped after {done} of {self.spec.search.trials} trials; the same command goes on"
+                ) from None
+            finally:
+                self._write_trials(driver)
+
+    def check(self, samples: int = 8) -> Check:
+        """Builds, exports and measures a few architectures; nothing is trained but one epoch, for the plan.
+
+        Args:
+            samples: random architectures beside the smallest, the middle and the largest.
+        """
+        from .evaluation import Evaluator
+        from .feasibility import check_limits, probe_space, time_plan
+
+        with self._bench() as (bench, space, known):
+            evaluator = Evaluator(bench, 0)
+            try:
+                probes = probe_space(evaluator, space, self.spec.search.seed, samples)
+                epoch_s = evaluator.epoch_seconds(space.middle(), self.spec.search.seed)
+            finally:
+                bench.close([evaluator])
+            data = known["data"]
+            return Check(
+                space.name,
+                space.size(),
+                f"{data['name']} ({data['train']} to train on, {data['validation']} to validate on)",
+                probes,
+                check_limits(probes, self.spec.limits),
+                time_plan(self.spec, probes, epoch_s),
+            )
+
+    def frame(self) -> pd.DataFrame:
+        """Returns `trials.parquet`: one row a trial."""
+        return RunData.load(self.folder).trials
+
+    def front(self) -> pd.DataFrame | None:
+        """Returns the verified front, or None when the study has not ended."""
+        return RunData.load(self.folder).front
+
+    def select(self, *limits: str) -> Selection:
+        """Returns what to ship inside the limits (the study's own when none is given), and why."""
+        from .selection import choose
+
+        run = RunData.load(self.folder)
+        return choose(run, [Limit.parse(limit) for limit in limits] or run.limits)
+
+    def _through(self, driver: Driver, known: Mapping[str, Any]) -> Result:
+        driver.preflight()
+        driver.search()
+        verified, front = driver.verify()
+        tested = driver.test(front)
+        self._write_front(driver, verified, front, tested, known)
+        trials = len(driver.store.trials)
+        driver.events.write("finished", trials=trials, front=len(front))
+        if not front:
+            raise InfeasibleError(self._why_empty(driver, verified))
+        return Result(self.folder, trials, len(front), len(verified))
+
+    @contextmanager
+    def _bench(self) -> Iterator[tuple[Bench, Space, dict[str, Any]]]:
+        """Makes what evaluators share, with data and space known to be sound."""
+        from ..spaces import load_space
+        from .evaluation import Bench
+        from .latency import Device, Quiet
+        from .rungs import RungBoard
+
+        write_text(self.folder / "study.yaml", dump_study(self.spec))
+        quiet = Quiet()
+        devices = {
+            name: Device(name, device, self.spec.cost_model, self.folder, quiet)
+            for name, device in self.spec.devices.items()
+        }
+        board = RungBoard([rung.keep for rung in self.spec.quality.rungs if rung.keep is not None])
+        bench = Bench(self.spec, self.folder, devices, board, quiet, self.allow_code)
+        with bench.worker(0) as child:
+            known = child.call({"do": "describe"}, deadline_s=300.0)
+        self._check_data(known)
+        space = load_space(
+            self.spec.space.use,
+            input_shape=tuple(known["input"]),
+            num_classes=known["num_classes"],
+            params=self.spec.space.params,
+            allow_code=self.allow_code,
+        )
+        self._write_environment(bench, known)
+        yield bench, space, known
+
+    def _open_store(self, events: Any) -> Any:
+        from .storage import StudyStore
+
+        path = self.folder / "study.db"
+        asked = _has_trials(self.folder / "events.jsonl")
+        if asked and (not path.exists() or path.stat().st_size == 0):
+            raise DataError(f"{path} is missing or empty, but {self.folder / 'events.jsonl'} has trials: restore it")
+        objectives = self.spec.objectives
+        return StudyStore(path, self.spec.name, [o.direction for o in objectives], [str(o.metric) for o in objectives])
+
+    def _check_disk(self) -> None:
+        parent = next(p for p in (self.folder, *self.folder.resolve().parents) if p.exists())
+        stat = os.statvfs(parent)
+        if (free := stat.f_bavail * stat.f_frsize) < RESERVE_BYTES:
+            raise DiskError(f"{parent}: {free / 1e6:.1f} MB free, {RESERVE_BYTES / 1e6:.0f} MB needed: free some space")
+
+    def _check_same(self) -> None:
+        """Refuses to go on with another study in the same folder."""
+        path = self.folder / "study.yaml"
+        if not path.exists() or not _has_trials(self.folder / "events.jsonl"):
+            return
+        before, now = load_study_file(path).model_dump(mode="json"), self.spec.model_dump(mode="json")
+        for section, keys in MAY_CHANGE.items():
+            for key in keys or list(now[section]):
+                before[section].pop(key, None)
+                now[section].pop(key, None)
+        changed = [section for section in now if now[section] != before.get(section)]
+        if changed:
+            raise UsageError(
+                f"{self.folder} was begun with another '{changed[0]}': rename the study, or remove the folder"
+            )
+
+    def _check_data(self, known: Mapping[str, Any]) -> None:
+        path = self.folder / "environment.json"
+        if path.exists() and _has_trials(self.folder / "events.jsonl"):
+            before = read_json(path).get("data", {}).get("digest")
+            if before is not None and before != known["data"]["digest"]:
+                raise DataError(
+                    f"the data of {self.folder} has changed since it began: restore it, or give the study another name"
+                )
+
+    def _write_environment(self, bench: Bench, known: Mapping[str, Any]) -> None:
+        packages = ("hwnas", "torch", "optuna", "onnx", "onnxruntime", "fvcore", "numpy", "pandas", "plotly")
+        write_json(
+            self.folder / "environment.json",
+            {
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: metadata.version(name) for name in packages},
+                },
+                "devices": {name: device.fingerprint() for name, device in bench.devices.items()},
+                "data": known["data"],
+                "input": known["input"],
+                "num_classes": known["num_classes"],
+                "seed": self.spec.search.seed,
+                "git": _git(),
+            },
+        )
+
+    def _write_trials(self, driver: Driver) -> None:
+        from .frames import rows_of, samples_of, table_of, write_parquet
+
+        rows = rows_of(driver.store.trials, self.spec.limits)
+        write_parquet(table_of(rows, self.spec), self.folder / "trials.parquet", schema_version=1)
+        write_parquet(samples_of(self.folder), self.folder / "measurements.parquet", schema_version=1)
+
+    def _write_front(
+        self,
+        driver: Driver,
+        verified: Sequence[Verified],
+        front: Sequence[Verified],
+        tested: Mapping[str, Any],
+        known: Mapping[str, Any],
+    ) -> None:
+        from .card import write_card
+        from .frames import front_table, rows_of, write_parquet
+
+        rows = {row.arch_id: row for row in rows_of(driver.store.trials, self.spec.limits)}
+        write_parquet(front_table(rows, front, tested, self.spec), self.folder / "front.parquet", schema_version=1)
+        for member in front:
+            write_card(driver.bench, rows[member.arch_id], member, tested[member.arch_id], known)
+        self._write_trials(driver)
+
+    def _why_empty(self, driver: Driver, verified: Sequence[Verified]) -> str:
+        from .selection import choose
+
+        reasons = [v.failure for v in verified if v.failure]
+        if reasons:
+            return f"no finalist could be verified: {reasons[0]}"
+        told = choose(RunData.load(self.folder), self.spec.limits).lines()
+        return "nothing feasible: " + " ".join(told).strip()
+
+
+def _has_trials(events: Path) -> bool:
+    """True when a driver has asked for a trial here before."""
+    if not events.exists():
+        return False
+    with events.open("rb") as lines:
+        return any(b'"event": "asked"' in line for line in lines)
+
+
+def _git() -> str | None:
+    """Returns the commit of the folder the study is run in, with `+` when it has changes; None outside a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

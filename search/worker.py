@@ -1,0 +1,209 @@
+"""The child that builds, exports and trains candidates: `python -m hwnas.search.worker RUN`.
+
+It reads the resolved study of the run folder, so that no code and no object travels: only architectures as JSON, paths
+and numbers. Everything here may crash or hang; the driver kills it, notes why, and starts another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..profilers import get_runtime
+from ..profilers.computed import computed_metrics
+from ..profilers.serve import serve
+from ..spaces import Architecture, Space, load_space
+from ..spaces.errors import CandidateError, SpaceError
+from .data import Dataset, load_data, resize
+from .files import write_aside
+from .study_file import load_study_file
+from .training import Recipe, synflow, train
+
+if TYPE_CHECKING:
+    from .study_schema import StudySpec
+
+__all__ = ["main"]
+
+PROBES = 4
+"""Real samples on which the exported file is compared with torch."""
+
+
+class Worker:
+    """The handlers, over one study. Data and space are loaded at the first request that needs them."""
+
+    def __init__(self, folder: Path, allow_code: Path | None) -> None:
+        self.folder = folder
+        self.allow_code = allow_code
+        self.spec: StudySpec = load_study_file(folder / "study.yaml")
+
+    @cached_property
+    def data(self) -> Dataset:
+        return load_data(self.spec.data, self.folder)
+
+    @cached_property
+    def space(self) -> Space:
+        spec = self.spec.space
+        return load_space(
+            spec.use,
+            input_shape=spec.input or self.data.input_shape,
+            num_classes=spec.num_classes or self.data.num_classes,
+            params=spec.params,
+            allow_code=self.allow_code,
+        )
+
+    def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Builds an architecture with fresh weights, counts its costs and exports it.
+
+        Request: `arch` (JSON), `seed`, `model` (path of the file to write), `probe` (stem of the files to write:
+        `.x.npy`, real samples (n, C, H, W), and `.y.npy`, torch's outputs (n, classes)).
+        Returns `computed` (metric → value), `uncounted` (operators without a count) and `seconds` (of each stage).
+        """
+        clock = _Clock()
+        architecture = Architecture.from_json(request["arch"])
+        model = self._build(architecture, request["seed"]).eval()
+        clock.lap("build")
+        told = computed_metrics(model, self.space.input_of(architecture))
+        computed = {name: value for name, value in told.items() if name != "uncounted"}
+        clock.lap("count")
+        size_mb = self._export(model, architecture, Path(request["model"]), Path(request["probe"]))
+        clock.lap("export")
+        return {"computed": {**computed, "size_mb": size_mb}, "uncounted": told["uncounted"], "seconds": clock.laps}
+
+    def score(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Scores an untrained network by a proxy. Request: `arch`, `seed`. Returns `score`, `seconds`."""
+        start = time.monotonic()
+        architecture = Architecture.from_json(request["arch"])
+        score = synflow(self._build(architecture, request["seed"]), self.space.input_of(architecture))
+        return {"score": score, "seconds": time.monotonic() - start}
+
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Trains an architecture from scratch and validates it.
+
+        Request: `arch`, `seed`, `epochs`, `weights` (path to write them to, or None).
+        Returns `correct`, `total`, `seconds`, `losses`.
+        """
+        architecture = Architecture.from_json(request["arch"])
+        shape = self.space.input_of(architecture)
+        data = self.data
+        parts = [(_sized(x, shape), y) for x, y in ((data.x_train, data.y_train), (data.x_val, data.y_val))]
+        model = self._build(architecture, request["seed"])
+        trained = train(
+            model, parts[0], parts[1], epochs=request["epochs"], seed=request["seed"], recipe=self._recipe()
+        )
+        if request.get("weights"):
+            save_weights(model, Path(request["weights"]))
+        return asdict(trained)
+
+    def export(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Exports trained weights. Request: `arch`, `weights`, `model`, `probe`. Returns `size_mb`."""
+        from safetensors.torch import load_file
+
+        architecture = Architecture.from_json(request["arch"])
+        model = self._build(architecture, seed=0)
+        model.load_state_dict(load_file(request["weights"]))
+        return {"size_mb": self._export(model.eval(), architecture, Path(request["model"]), Path(request["probe"]))}
+
+    def test_part(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Writes the test part as the network takes it. Request: `arch`, `inputs`, `labels` (.npy). Returns `n`."""
+        x, y = self.data.open_test()
+        x = _sized(x, self.space.input_of(Architecture.from_json(request["arch"])))
+        _save(Path(request["inputs"]), x)
+        _save(Path(request["labels"]), y)
+        return {"n": len(y)}
+
+    def describe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Returns what the driver must know of data and space; raises when either is unusable, or both do not fit."""
+        data, space = self.data, self.space
+        if space.input_shape[0] != data.input_shape[0]:
+            raise SpaceError(
+                f"space '{space.name}' takes {space.input_shape[0]} channels, the data has {data.input_shape[0]}"
+            )
+        if space.num_classes < data.num_classes:
+            raise SpaceError(f"space '{space.name}' has {space.num_classes} classes, the data has {data.num_classes}")
+        return {
+            "input": list(space.input_shape),
+            "num_classes": space.num_classes,
+            "data": {
+                "name": data.name,
+                "digest": data.digest,
+                "train": len(data.y_train),
+                "validation": len(data.y_val),
+                "mean": list(data.mean),
+                "std": list(data.std),
+            },
+        }
+
+    def _build(self, architecture: Architecture, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return self.space.build(architecture)
+
+    def _recipe(self) -> Recipe:
+        q = self.spec.quality
+        return Recipe(q.batch, q.optimizer, q.learning_rate, q.weight_decay, q.label_smoothing, q.augment)
+
+    def _export(self, model: nn.Module, architecture: Architecture, path: Path, probe: Path) -> float:
+        """Writes the model file and the samples to compare it on; returns the file's size in megabytes."""
+        shape = self.space.input_of(architecture)
+        x = _sized(self.data.x_val[:PROBES], shape)
+        with torch.inference_mode():
+            y = model(x)
+        if not torch.isfinite(y).all():
+            raise CandidateError("non_finite", "an output of the network is not finite")
+        artifact = get_runtime("onnxruntime").convert(copy.deepcopy(model), x[:1], path)
+        _save(probe.with_name(f"{probe.name}.x.npy"), x)
+        _save(probe.with_name(f"{probe.name}.y.npy"), y)
+        return artifact.size_bytes / 1e6
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now
+
+
+def _sized(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    return x if tuple(x.shape[2:]) == shape[1:] else resize(x, shape[1:])
+
+
+def _save(path: Path, values: Tensor) -> None:
+    with write_aside(path) as file:
+        np.save(file, values.numpy())
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes the weights and buffers of `model` as safetensors."""
+    from safetensors.torch import save
+
+    with write_aside(path) as file:
+        file.write(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--allow-code", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    worker = Worker(options.folder, options.allow_code)
+    names = ("prepare", "score", "train", "export", "test_part", "describe")
+    serve({name: getattr(worker, name) for name in names})
+
+
+if __name__ == "__main__":
+    main()

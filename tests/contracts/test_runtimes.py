@@ -1,0 +1,217 @@
+"""What every runtime does, whatever it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hwnas.profilers import Artifact, Graph, LocalProfiler, Measurement, Runtime, get_runtime, runtime_names
+from hwnas.spaces.errors import CandidateError, DataError, DeviceError, DiskError
+
+
+@pytest.fixture(params=runtime_names(), scope="module")
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    found = get_runtime(request.param)
+    available = found.available()
+    if not available.ok:
+        assert available.missing and available.install
+        pytest.skip(f"{request.param}: {available.missing}")
+    return found
+
+
+class Gate(nn.Module):
+    """Squeeze-excite, hard-swish and a residual: what the fusions of a runtime work on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False), nn.BatchNorm2d(8), nn.Hardswish()
+        )
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Hardsigmoid())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.depthwise(x)
+        out: torch.Tensor = x + y * self.gate(y)
+        return out
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    made = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        Gate(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+    with torch.no_grad():
+        made(torch.randn(32, 1, 8, 8) + 1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Artifact]:
+    model = network()
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    return model, runtime.convert(model, torch.zeros(1, 1, 8, 8), path)
+
+
+def test_the_artifact_tells_what_it_is(runtime: Runtime, made: tuple[nn.Module, Artifact]) -> None:
+    model, artifact = made
+    assert artifact.runtime == runtime.name
+    assert artifact.precision in runtime.precisions
+    assert artifact.input_shape == (1, 1, 8, 8)
+    assert artifact.size_bytes == artifact.path.stat().st_size > 0
+    assert os.listdir(artifact.path.parent) == [artifact.path.name], "one file, nothing left aside"
+    assert model.training and all(module.training for module in model.modules()), "the model is left as it was"
+
+
+def test_parity_with_torch(runtime: Runtime, made: tuple[nn.Module, Artifact]) -> None:
+    model, artifact = made
+    run = runtime.load(artifact)
+    x = np.random.default_rng(0).standard_normal((5, 1, 8, 8)).astype(np.float32)
+    found = np.concatenate([run(x[place : place + 1]) for place in range(5)])
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(x)).numpy()
+    model.train()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_conversion_prints_nothing(runtime: Runtime, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runtime.convert(network(), torch.zeros(1, 1, 8, 8), tmp_path / "model.onnx")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+class Unconvertible(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no such luck")
+
+
+def test_what_cannot_be_converted_fails_alone(runtime: Runtime, tmp_path: Path) -> None:
+    with pytest.raises(CandidateError, match="no such luck") as raised:
+        runtime.convert(Unconvertible(), torch.zeros(1, 1, 8, 8), tmp_path / "model.onnx")
+    assert raised.value.code == "export"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written(runtime: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="file"):
+        runtime.convert(network(), torch.zeros(1, 1, 8, 8), tmp_path / "file" / "model.onnx")
+
+
+def test_unknown_precision(runtime: Runtime, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="int3"):
+        runtime.convert(network(), torch.zeros(1, 1, 8, 8), tmp_path / "model.onnx", precision="int3")
+
+
+def test_files_that_are_no_model(runtime: Runtime, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such"):
+        runtime.load(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"\x00garbage" * 50)
+    with pytest.raises(CandidateError) as raised:
+        runtime.load(tmp_path / "bad.onnx")
+    assert raised.value.code == "export"
+
+
+def test_the_executed_graph(runtime: Runtime, made: tuple[nn.Module, Artifact]) -> None:
+    _, artifact = made
+    graph = runtime.executed_graph(artifact)
+    depthwise = [node for node in graph.nodes if node.depthwise]
+    assert len(depthwise) == 1 and depthwise[0].macs == 8 * 25 * 64
+    assert graph.macs == 8 * 9 * 64 + 8 * 25 * 64 + 8 * 8 + 8 * 10
+    assert graph.uncounted == ()
+    assert 1 < graph.depth <= len(graph.nodes)
+    assert not any(node.op == "BatchNormalization" for node in graph.nodes), "folded"
+    assert graph.nodes[0].bytes_in == 4 * 64 and graph.nodes[0].bytes_out == 4 * 8 * 64
+    assert 2 * 4 * 8 * 64 <= graph.peak_activation_bytes <= 4 * 4 * 8 * 64
+    assert Graph.from_json(json.loads(json.dumps(graph.to_json()))) == graph
+    assert runtime.name in graph.runtime
+
+
+def test_the_profiler_measures_runs_and_describes(
+    runtime: Runtime, made: tuple[nn.Module, Artifact], tmp_path: Path
+) -> None:
+    model, artifact = made
+    samples = np.random.default_rng(1).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", samples)
+    with LocalProfiler(runtime.name, budget_s=0.1, attempts=1, reference=tmp_path / "reference.json") as profiler:
+        measurement = profiler.measure(artifact.path)
+        graphs = profiler.graph(artifact.path), runtime.executed_graph(artifact)
+        outputs = profiler.run(artifact.path, tmp_path / "x.npy")
+        assert measurement.process == profiler.child.pid != os.getpid()
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(samples)).numpy()
+    model.train()
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+    assert sorted(os.listdir(tmp_path)) == ["reference.json", "x.npy"]
+    first, second = (sorted((node.op, node.outputs, node.macs) for node in graph.nodes) for graph in graphs)
+    assert first == second, "the same in the child; a runtime may name and order its own nodes differently each time"
+    assert 0.001 < measurement.median_ms < 50
+    assert len(measurement.blocks) >= 15 and len(measurement.disturbance) == len(measurement.blocks)
+    assert Measurement.from_json(json.loads(json.dumps(measurement.to_json()))) == measurement
+    assert measurement.fingerprint and runtime.name in measurement.fingerprint
+
+
+@pytest.mark.parametrize("bad", ["none.onnx", "bad.onnx"])
+def test_the_profiler_survives_a_bad_file(
+    runtime: Runtime, made: tuple[nn.Module, Artifact], tmp_path: Path, bad: str
+) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"\x08garbage")
+    with LocalProfiler(runtime.name, budget_s=0.05, attempts=1, reference=tmp_path / "reference.json") as profiler:
+        with pytest.raises((CandidateError, DataError)):
+            profiler.measure(tmp_path / bad)
+        assert profiler.measure(made[1].path).median_ms > 0
+
+
+class NotFinite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 4, 3)
+        nn.init.constant_(self.layer.weight, float("nan"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x).mean((2, 3))
+        return out
+
+
+def test_an_answer_that_is_not_finite(runtime: Runtime, tmp_path: Path) -> None:
+    artifact = runtime.convert(NotFinite(), torch.zeros(1, 1, 8, 8), tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", np.ones((1, 1, 8, 8), np.float32))
+    with LocalProfiler(runtime.name, reference=tmp_path / "reference.json") as profiler:
+        for ask in (lambda: profiler.measure(artifact.path), lambda: profiler.run(artifact.path, tmp_path / "x.npy")):
+            with pytest.raises(CandidateError) as raised:
+                ask()
+            assert raised.value.code == "non_finite"
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(DeviceError, match="did you mean 'onnxruntime'"):
+        get_runtime("onnxruntim")
+    with pytest.raises(DeviceError, match="int3"):
+        LocalProfiler(precision="int3")
+    with pytest.raises(DeviceError, match="threads"):
+        LocalProfiler(threads=0)
+
+
+def test_the_measuring_process_is_light() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import hwnas.profilers.runner; "
+        "heavy = {'torch', 'onnx', 'pandas', 'scipy', 'optuna', 'fvcore'} & set(sys.modules); "
+        "assert not heavy, heavy; assert time.perf_counter() - start < 5"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
