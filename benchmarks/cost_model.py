@@ -37,9 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _options(argv)
     channels, side = (int(part) for part in options.input.split("x"))
     before, start = conditions(), time.monotonic()
-    rows, measurements = _measure(options, (channels, side, side))
+    if options.reuse is not None:
+        earlier = json.loads(options.reuse.read_text(encoding="utf-8"))
+        rows, measurements = earlier["networks"], earlier["measurements"]
+    else:
+        rows, measurements = _measure(options, (channels, side, side))
     table = _evaluate(rows, options)
-    told = stolen_share(before, conditions())
+    told = stolen_share(before, conditions()) if options.reuse is None else earlier["machine"]
     _print(table, rows, told, time.monotonic() - start, options)
     if options.json is not None:
         data = {
@@ -65,6 +69,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--attempts", type=int, default=5, help="tries for a quiet measurement (default: 5)")
     parser.add_argument("--splits", type=int, default=100, help="random splits for the second column (default: 100)")
     parser.add_argument("--json", type=Path, help="file for the rows, the graphs and every raw sample")
+    parser.add_argument("--reuse", type=Path, help="evaluate the measurements of an earlier --json, measure nothing")
     return parser.parse_args(argv)
 
 
@@ -80,7 +85,10 @@ def _measure(options: argparse.Namespace, input_shape: tuple[int, int, int]) -> 
     runtime = get_runtime("onnxruntime")
     rows: list[Row] = []
     raw: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder, LocalProfiler(threads=options.threads, attempts=options.attempts) as on:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalProfiler(threads=options.threads, attempts=options.attempts) as on,
+    ):
         architectures = {}
         for draw in range(50 * (options.samples + options.others)):
             architecture = space.random(f"{options.seed}-{draw}")
@@ -163,19 +171,25 @@ def _compare(said: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> dict[str
 
 
 def _print(
-    table: dict[str, dict[str, float]], rows: list[Row], told: dict[str, float], seconds: float, options: argparse.Namespace
+    table: dict[str, dict[str, float]],
+    rows: list[Row],
+    told: dict[str, float],
+    seconds: float,
+    options: argparse.Namespace,
 ) -> None:
     names = list(table)
-    print(f"{options.space} {options.input}: fitted on {options.samples} networks, {options.others} others, onnxruntime fp32")
+    print(
+        f"{options.space} {options.input}: fitted on {options.samples} networks, "
+        f"{len(rows) - options.samples} others, onnxruntime fp32"
+    )
     print(f"{'':22}" + "".join(f"{name:>15}" for name in names))
     for metric in table["model"]:
-        cells = [
-            f"{table[name][metric]:>15.3f}" if metric in table[name] else f"{'':>15}" for name in names
-        ]
+        cells = [f"{table[name][metric]:>15.3f}" if metric in table[name] else f"{'':>15}" for name in names]
         print(f"{metric:22}" + "".join(cells))
     times = sorted(row["ms_1"] for row in rows)
     noisy = sum(row[f"quality_{pass_}"] == "noisy" for row in rows for pass_ in (1, 2))
-    print(f"latency {times[0]:.3f} to {times[-1]:.3f} ms, median {times[len(times) // 2]:.3f} ms; nominal coverage 0.900")
+    span = f"{times[0]:.3f} to {times[-1]:.3f} ms, median {times[len(times) // 2]:.3f} ms"
+    print(f"latency {span}; nominal coverage 0.900")
     print(
         f"{noisy} of {2 * len(rows)} measurements noisy; machine busy {told['busy']:.0%}, stolen {told['steal']:.1%}, "
         f"load {os.getloadavg()[0]:.2f}; {seconds:.0f} s"

@@ -352,7 +352,13 @@ def _spawn(command: list[str], env: dict[str, str], log: IO[bytes]) -> subproces
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True, bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=env,
+            start_new_session=True,
+            bufsize=0,
         )
 
     started = _spawner.submit(start)

@@ -13,17 +13,102 @@ if TYPE_CHECKING:
 __all__ = ["Computed", "computed_metrics"]
 
 _IN_PLACE = frozenset(
-    """add add_ clamp clamp_ div div_ dropout elu elu_ gelu hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh
-    hardtanh_ leaky_relu leaky_relu_ mish mul mul_ native_batch_norm native_dropout relu relu_ sigmoid sigmoid_ silu
-    silu_ sub sub_ tanh tanh_ _native_batch_norm_legit_no_training cudnn_batch_norm batch_norm""".split()
+    [
+        "add",
+        "add_",
+        "clamp",
+        "clamp_",
+        "div",
+        "div_",
+        "dropout",
+        "elu",
+        "elu_",
+        "gelu",
+        "hardsigmoid",
+        "hardsigmoid_",
+        "hardswish",
+        "hardswish_",
+        "hardtanh",
+        "hardtanh_",
+        "leaky_relu",
+        "leaky_relu_",
+        "mish",
+        "mul",
+        "mul_",
+        "native_batch_norm",
+        "native_dropout",
+        "relu",
+        "relu_",
+        "sigmoid",
+        "sigmoid_",
+        "silu",
+        "silu_",
+        "sub",
+        "sub_",
+        "tanh",
+        "tanh_",
+        "_native_batch_norm_legit_no_training",
+        "cudnn_batch_norm",
+        "batch_norm",
+    ]
 )
 """Operators that can write over their first input of the same size when nothing else reads it."""
 
 _FREE = frozenset(
-    """add add_ adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d batch_norm clamp clamp_ clamp_min
-    div div_ dropout elu exp gelu hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_
-    log_softmax max max_pool2d mean mul mul_ neg pad pow relu relu6 relu6_ relu_ rsqrt rsub sigmoid sigmoid_ silu silu_
-    softmax softplus sqrt sub sub_ sum tanh upsample_bilinear2d upsample_nearest2d""".split()
+    [
+        "add",
+        "add_",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_max_pool2d",
+        "avg_pool2d",
+        "batch_norm",
+        "clamp",
+        "clamp_",
+        "clamp_min",
+        "div",
+        "div_",
+        "dropout",
+        "elu",
+        "exp",
+        "gelu",
+        "hardsigmoid",
+        "hardsigmoid_",
+        "hardswish",
+        "hardswish_",
+        "hardtanh",
+        "hardtanh_",
+        "leaky_relu",
+        "leaky_relu_",
+        "log_softmax",
+        "max",
+        "max_pool2d",
+        "mean",
+        "mul",
+        "mul_",
+        "neg",
+        "pad",
+        "pow",
+        "relu",
+        "relu6",
+        "relu6_",
+        "relu_",
+        "rsqrt",
+        "rsub",
+        "sigmoid",
+        "sigmoid_",
+        "silu",
+        "silu_",
+        "softmax",
+        "softplus",
+        "sqrt",
+        "sub",
+        "sub_",
+        "sum",
+        "tanh",
+        "upsample_bilinear2d",
+        "upsample_nearest2d",
+    ]
 )
 """Operators that count no multiply-adds by convention; fvcore would list them as unsupported."""
 
@@ -79,8 +164,6 @@ def computed_metrics(model: torch.nn.Module, input_shape: tuple[int, int, int]) 
 
 def _macs(model: torch.nn.Module, x: torch.Tensor) -> tuple[int, list[str]]:
     """Multiply-adds as fvcore counts them, without its counts for normalisation, pooling and resizing."""
-    from fvcore.nn import FlopCountAnalysis
-
     quiet = [logging.getLogger(name) for name in ("fvcore", "fvcore.nn.jit_analysis")]
     levels = [logger.level for logger in quiet]
     for logger in quiet:
@@ -88,6 +171,8 @@ def _macs(model: torch.nn.Module, x: torch.Tensor) -> tuple[int, list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            from fvcore.nn import FlopCountAnalysis  # its import warns of its own use of torch.jit
+
             analysis = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             analysis.tracer_warnings("none")
             analysis.set_op_handle(**{f"aten::{name}": _no_macs for name in _COUNTED_BY_FVCORE_ONLY})
@@ -105,7 +190,13 @@ def _no_macs(inputs: list[Any], outputs: list[Any]) -> int:
     return 0
 
 
-_COUNTED_BY_FVCORE_ONLY = ("batch_norm", "layer_norm", "adaptive_avg_pool2d", "upsample_bilinear2d", "upsample_nearest2d")
+_COUNTED_BY_FVCORE_ONLY = (
+    "batch_norm",
+    "layer_norm",
+    "adaptive_avg_pool2d",
+    "upsample_bilinear2d",
+    "upsample_nearest2d",
+)
 """fvcore gives these a few operations per value; torch's counter and the papers do not."""
 
 
@@ -135,7 +226,7 @@ def _peak_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
     constants = {_storage(item) for item in (*model.parameters(), *model.buffers())}
     recording = _Recording(sizes={_storage(x): x.numel() * x.element_size()})
 
-    class Recorder(TorchDispatchMode):  # type: ignore[misc, unused-ignore]  # torch's class is untyped
+    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotations there
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
             reads = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, torch.Tensor)]
@@ -148,7 +239,7 @@ def _peak_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
             recording.steps.append(_Step(func.overloadpacket.__name__, read, made))
             return result
 
-    with Recorder():
+    with Recorder():  # type: ignore[no-untyped-call]  # as above
         outputs = model(x)
     kept = {_storage(t) for t in tree_leaves(outputs) if isinstance(t, torch.Tensor)}
     return _peak_of(recording, kept)
@@ -169,7 +260,10 @@ def _peak_of(recording: _Recording, kept: set[int]) -> int:
             (
                 key
                 for key in step.reads
-                if step.name in _IN_PLACE and fresh and last[key] == place and live.get(key) == recording.sizes[fresh[0]]
+                if step.name in _IN_PLACE
+                and fresh
+                and last[key] == place
+                and live.get(key) == recording.sizes[fresh[0]]
             ),
             None,
         )

@@ -62,7 +62,9 @@ class OnnxRuntime(Runtime):
                 aside.unlink(missing_ok=True)
         return Artifact(path, self.name, precision, tuple(example.shape), size)
 
-    def load(self, artifact: Artifact | Path, threads: int = 1) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    def load(
+        self, artifact: Artifact | Path, threads: int = 1
+    ) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
         from .session import open_session, run_once
 
         session = open_session(_path(artifact), threads)
@@ -152,10 +154,13 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

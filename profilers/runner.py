@@ -6,6 +6,7 @@ starts in a fraction of a second and that nothing else lives in the process that
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import statistics
@@ -62,7 +63,7 @@ def measure(request: Request) -> Request:
     blocks, references = _blocks(infer, each, request["budget_s"])
     here = float(np.quantile(references, 0.05))
     usual = min(here, request.get("usual_s") or here)
-    around = [max(pair) / usual for pair in zip(references[:-1], references[1:], strict=True)]
+    around = [max(pair) / usual for pair in itertools.pairwise(references)]
     return {
         "blocks": [[value * 1e3 for value in block] for block in blocks],
         "disturbance": around,

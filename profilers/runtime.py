@@ -95,7 +95,9 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def load(self, artifact: Artifact | Path, threads: int = 1) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    def load(
+        self, artifact: Artifact | Path, threads: int = 1
+    ) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
         """A function from one input (1, C, H, W) to the model's first output, in this process.
 
         Raises:

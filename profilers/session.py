@@ -27,7 +27,7 @@ _BYTES = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "bool": 1, "stri
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 _NAMES = {"float": "float32", "double": "float64"}
-_KEPT_ATTRIBUTES = {"kernel_shape": "kernel", "strides": "strides", "dilations": "dilations", "activation": "activation"}
+_KEPT_ATTRIBUTES = {"kernel_shape": "kernel"} | {name: name for name in ("strides", "dilations", "activation")}
 
 
 def session_options(threads: int) -> ort.SessionOptions:
@@ -53,9 +53,7 @@ def open_session(path: Path, threads: int, options: ort.SessionOptions | None = 
     if not path.is_file():
         raise DataError(f"{path}: no such model file")
     try:
-        return ort.InferenceSession(
-            str(path), options or session_options(threads), providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(str(path), options or session_options(threads), providers=["CPUExecutionProvider"])
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base

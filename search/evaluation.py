@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -68,7 +67,7 @@ class Bench:
 
     def worker(self, slot: int) -> Child:
         """Returns a child that builds, exports and trains; `slot` numbers those that run at the same time."""
-        threads = max(1, (os.cpu_count() or 1) // self.spec.run.workers)
+        threads = self.spec.run.threads
         arguments = [str(self.folder), "--threads", str(threads)]
         if self.allow_code is not None:
             arguments += ["--allow-code", str(self.allow_code)]

@@ -88,19 +88,20 @@ def check_limits(probes: Sequence[Probe], limits: Iterable[Limit]) -> list[Limit
     checks = []
     for limit in limits:
         metric = str(limit.metric)
-        found = {probe: value for probe in probes if (value := _value(probe, metric)) is not None}
-        random = [value for probe, value in found.items() if probe.role == "random"]
-        middle = next((value for probe, value in found.items() if probe.role == "middle"), None)
-        held = any(limit.violation(value) <= 0 for value in found.values())
+        found = [(probe.role, value) for probe in probes if (value := _value(probe, metric)) is not None]
+        values = [value for _, value in found]
+        random = [value for role, value in found if role == "random"]
+        middle = next((value for role, value in found if role == "middle"), None)
+        held = any(limit.violation(value) <= 0 for value in values)
         checks.append(
             LimitCheck(
                 limit,
-                min(found.values(), default=None),
+                min(values, default=None),
                 middle,
-                max(found.values(), default=None),
+                max(values, default=None),
                 sum(limit.violation(value) <= 0 for value in random),
                 len(random),
-                held if found else None,
+                held if values else None,
             )
         )
     return checks

@@ -362,7 +362,7 @@ def _tolerance(best: Trial, metric: str, direction: Direction) -> tuple[float, s
         return 0.0, "0"
     spread = 0.0 if worse is None else abs(reading.value - worse)
     if spread > 0:
-        return spread, f"the spread of the best ({format_difference(metric, spread)})"
+        return spread, f"one spread ({format_difference(metric, spread)})"
     return _NEAR * abs(reading.value), "1 %"
 
 

@@ -282,6 +282,9 @@ class RunSpec(Spec):
     """How candidates are worked on."""
 
     workers: int = Field(default=1, ge=1, le=256, description="trials at the same time")
+    threads: int = Field(
+        default=1, ge=1, le=1024, description="torch threads of each worker; 1 is best for small networks"
+    )
     storage: Literal["auto", "sqlite"] = Field(default="auto", description="auto: SQLite in the run folder")
     trial_timeout: Seconds = Field(
         default=600.0, title="duration", description="a trial that takes longer is stopped and fails: timeout"

@@ -39,7 +39,7 @@ class Architecture:
 
     >>> a = Architecture("tiny", (("width", 8), ("deep", True)))
     >>> a.id
-    '2b3c1f9f6c2b0a55'
+    '411806637a96dd05'
     >>> a == Architecture.from_json(a.to_json())
     True
     """

@@ -29,6 +29,8 @@ class FunctionSpace(Space):
         name: name of the space; None takes the function's.
     """
 
+    count_cap = 5_000  # each is decided by making its layers, some milliseconds
+
     def __init__(
         self,
         function: Callable[[Chooser], nn.Module],

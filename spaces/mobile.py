@@ -135,7 +135,7 @@ class Mobile(Space):
         longer = max(side, _round(max(height, width) * side / self._side, 8))
         return (channels, side, longer) if height <= width else (channels, longer, side)
 
-    def size(self, cap: int = 0) -> int:
+    def size(self, cap: int | None = None) -> int:
         """Returns the exact number of architectures, in closed form, however large."""
         total = math.prod(self._count_of(name, domain) for name, domain in self._top().items())
         for index in range(1, len(self._skeleton.strides) + 1):

@@ -28,11 +28,10 @@ def narrowed(name: str, domain: Domain, params: Params) -> Domain:
     >>> narrowed("stage1.kernel", OneOf((3, 5, 7)), {"stage*.kernel": [3, 5]})
     OneOf(options=(3, 5))
     """
-    wish = params.get(name)
-    if wish is None:
-        wish = next((params[pattern] for pattern in reversed(list(params)) if fnmatchcase(name, pattern)), None)
-    if wish is None:
+    patterns = [name] if name in params else [pattern for pattern in params if fnmatchcase(name, pattern)]
+    if not patterns:
         return domain
+    wish = params[patterns[-1]]
     if not isinstance(wish, (str, int, float, Sequence)):
         raise SpaceError(f"space.params: knob '{name}' takes a value or a list of values, not {wish!r}")
     return narrow(name, domain, wish)

@@ -32,9 +32,6 @@ __all__ = ["Shape", "Space"]
 Shape = tuple[int, int, int]
 """Channels, height, width."""
 
-COUNT_CAP = 200_000
-"""Architectures that `Space.size` counts one by one before it gives up."""
-
 
 class Space(ABC):
     """A set of architectures, and how each is built.
@@ -57,6 +54,8 @@ class Space(ABC):
     """Channels, height, width of one sample, before any resolution knob."""
     num_classes: int
     params: Params
+    count_cap: int = 200_000
+    """Architectures that `size` counts one by one before it gives up, unless told otherwise."""
     has_twins: bool = False
     """True when different decisions may have one canonical form; set by a subclass that overrides `canonical`."""
 
@@ -68,7 +67,7 @@ class Space(ABC):
         if num_classes is not None:
             self.num_classes = num_classes
         self.params = dict(params or {})
-        self._size: tuple[int | None, str] | None = None
+        self._sizes: dict[int, tuple[int | None, str]] = {}
         self._knobs: dict[str, Domain] | None = None
         self._check_task()
 
@@ -133,7 +132,7 @@ class Space(ABC):
         """Returns the same space with other params."""
         other = copy.copy(self)
         other.params = dict(params)
-        other._size = other._knobs = None
+        other._sizes, other._knobs = {}, None
         return other
 
     def knobs(self) -> dict[str, Domain]:
@@ -145,19 +144,21 @@ class Space(ABC):
             self._knobs = self._explore(self.params)
         return dict(self._knobs)
 
-    def size(self, cap: int = COUNT_CAP) -> int | None:
-        """Returns the exact number of architectures, or None when it is infinite or above `cap`.
+    def size(self, cap: int | None = None) -> int | None:
+        """Returns the exact number of architectures, or None when it is infinite or above `cap` (None: `count_cap`).
 
         A subclass that knows a closed form overrides this.
         """
-        if self._size is None or (self._size[0] is None and cap > COUNT_CAP):
-            self._size = self._count(cap)
-        return self._size[0]
+        cap = self.count_cap if cap is None else cap
+        known = self._sizes.get(cap)
+        if known is None:
+            known = self._sizes[cap] = self._count(cap)
+        return known[0]
 
     def __len__(self) -> int:
         size = self.size()
         if size is None:
-            reason = self._size[1] if self._size else "it is not known"
+            _, reason = self._sizes.get(self.count_cap, (None, "it is not known"))
             raise SpaceError(f"space '{self.name}' has no exact size: {reason}")
         if size >= 2**63:
             raise SpaceError(f"space '{self.name}' has {size} architectures, too many for len(); use size()")

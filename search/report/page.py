@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ...spaces.errors import DiskError
+from ..files import write_text
 from ..run_data import RunData
 from .figures import CONFIG, PALETTES, agreement_figure, front_figure, progress_figure
 from .info import Card, Cell, FailureRow, FrontRow, Headline, PageInfo, agreement_text, page_info
@@ -20,7 +18,7 @@ __all__ = ["render", "write_report"]
 
 
 def write_report(run: RunData, path: Path | str) -> Path:
-    """Writes the page of a run aside, then renames it, so that a half-written page is never seen.
+    """Writes the page of a run, whole or not at all.
 
     Args:
         run: the run.
@@ -33,20 +31,7 @@ def write_report(run: RunData, path: Path | str) -> Path:
         DiskError: the file cannot be written.
     """
     path = Path(path)
-    text = render(run)
-    aside: str | None = None
-    try:
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except OSError as error:
-        if aside is not None:
-            Path(aside).unlink(missing_ok=True)
-        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+    write_text(path, render(run))
     return path
 
 

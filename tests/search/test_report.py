@@ -228,8 +228,9 @@ def test_strings_cannot_become_markup(make_run: RunMaker) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_a_disk_error(make_run: RunMaker, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(DiskError, match="cannot write"):
-        write_report(make_run(trials=1, verified=False), tmp_path / "absent" / "report.html")
+        write_report(make_run(trials=1, verified=False), tmp_path / "file" / "sub" / "report.html")
 
 
 def test_trials_without_readings_are_drawn_too(make_run: RunMaker) -> None:

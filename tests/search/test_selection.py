@@ -193,7 +193,8 @@ def save(run: RunData, folder: Path) -> Path:
     with (folder / "study.yaml").open("w") as stream:
         YAML().dump(run.study, stream)
     (folder / "environment.json").write_text(json.dumps(run.environment))
-    run.trials.to_parquet(folder / "trials.parquet")
+    texts = [name for name in run.trials.columns if run.trials[name].dtype in ("object", "str")]
+    run.trials.astype(dict.fromkeys(texts, "string")).to_parquet(folder / "trials.parquet")  # nulls become pandas.NA
     if run.front is not None:
         run.front.to_parquet(folder / "front.parquet")
     (folder / "events.jsonl").write_text('{"event": "ask", "number": 0}\n{"event": "te')

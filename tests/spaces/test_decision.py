@@ -29,7 +29,7 @@ def domains(draw: st.DrawFn) -> Domain:
     if kind == "log real":
         bounds = [max(abs(bound), 1e-300) for bound in bounds]
         return Real(min(bounds), max(bounds), log=True)
-    return Real(*bounds)
+    return Real(bounds[0], bounds[1])
 
 
 @given(domain=domains(), seed=st.integers())
