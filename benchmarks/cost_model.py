@@ -67,6 +67,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--space", default="mobile", help="name of the space (default: mobile)")
     parser.add_argument("--threads", type=int, default=1, help="threads of one inference (default: 1)")
     parser.add_argument("--attempts", type=int, default=5, help="tries for a quiet measurement (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="later tries of noisy measurements (default: 3)")
     parser.add_argument("--splits", type=int, default=100, help="random splits for the second column (default: 100)")
     parser.add_argument("--json", type=Path, help="file for the rows, the graphs and every raw sample")
     parser.add_argument("--reuse", type=Path, help="evaluate the measurements of an earlier --json, measure nothing")
@@ -101,27 +102,37 @@ def _measure(options: argparse.Namespace, input_shape: tuple[int, int, int]) -> 
             example = torch.zeros(1, *space.input_of(architecture))
             runtime.convert(space.build(architecture), example, path)
             rows.append({"id": name, "arch": architecture.as_dict(), "graph": on.graph(path).to_json()})
-        for pass_, order in enumerate((rows, random.Random(options.seed).sample(rows, len(rows)))):
+        for pass_, order in ((1, rows), (2, random.Random(options.seed).sample(rows, len(rows)))):
             for row in order:
-                taken = _measure_one(on, Path(folder, f"{row['id']}.onnx"))
-                row[f"ms_{pass_ + 1}"], row[f"quality_{pass_ + 1}"] = taken.median_ms, taken.quality
-                raw.append({"id": row["id"], "pass": pass_ + 1, **taken.to_json()})
-                _progress(f"pass {pass_ + 1}: {sum(item['pass'] == pass_ + 1 for item in raw)} of {len(rows)}")
-        for item in raw:  # measured before this machine was first seen quiet
-            if on.outdated(Measurement.from_json({k: v for k, v in item.items() if k not in ("id", "pass")})):
-                taken = _measure_one(on, Path(folder, f"{item['id']}.onnx"))
-                (row,) = (row for row in rows if row["id"] == item["id"])
-                row[f"ms_{item['pass']}"], row[f"quality_{item['pass']}"] = taken.median_ms, taken.quality
-                item.update(taken.to_json())
+                raw.append({"id": row["id"], "pass": pass_, **_measure_one(on, folder, row["id"]).to_json()})
+                _progress(f"pass {pass_}: {sum(item['pass'] == pass_ for item in raw)} of {len(rows)}")
+            for _ in range(options.rounds):  # what was not quiet, or not known to be, is measured again
+                again = [item for item in raw if item["pass"] == pass_ and _doubtful(on, item)]
+                for item in again:
+                    item.update(_measure_one(on, folder, item["id"]).to_json())
+    by_id = {row["id"]: row for row in rows}
+    for item in raw:
+        taken = _measurement(item)
+        by_id[item["id"]][f"ms_{item['pass']}"] = taken.median_ms
+        by_id[item["id"]][f"quality_{item['pass']}"] = taken.quality
     _progress("")
     return rows, raw
 
 
-def _measure_one(profiler: LocalProfiler, path: Path) -> Measurement:
+def _measure_one(profiler: LocalProfiler, folder: str, name: str) -> Measurement:
     try:
-        return profiler.measure(path)
+        return profiler.measure(Path(folder, f"{name}.onnx"))
     except CandidateError as error:
-        raise SystemExit(f"{path.name}: {error}") from None
+        raise SystemExit(f"{name}: {error}") from None
+
+
+def _measurement(item: Row) -> Measurement:
+    return Measurement.from_json({key: value for key, value in item.items() if key not in ("id", "pass")})
+
+
+def _doubtful(profiler: LocalProfiler, item: Row) -> bool:
+    taken = _measurement(item)
+    return taken.quality == "noisy" or profiler.outdated(taken)
 
 
 def _evaluate(rows: list[Row], options: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -26,7 +26,7 @@ __all__ = ["graph", "measure", "ping", "run"]
 
 Request = dict[str, Any]
 
-BLOCK_S = 0.003
+BLOCK_S = 0.0015
 """Aimed length of a block: short against the bursts of other processes, long against the clock."""
 
 MIN_BLOCKS = 15

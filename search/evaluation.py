@@ -30,6 +30,10 @@ PARITY_TOLERANCE = 1e-3
 """Largest difference between torch and the exported file, relative to the largest output."""
 
 
+START_S = 300.0
+"""Longest time in which a worker loads data and space, in seconds."""
+
+
 class _Rejected(Exception):
     """The candidate needs no further spending; carries the reason."""
 
@@ -156,8 +160,8 @@ class Evaluator:
             HwnasError: not the candidate's fault: the disk, the device, the data, or the driver is closing.
         """
         progress = _Progress(self.bench.spec.limits)
-        deadline = time.monotonic() + self.bench.spec.run.trial_timeout
         try:
+            deadline = self._deadline()
             self._cost(architecture, progress, deadline)
             self._quality(architecture, progress, deadline)
         except _Rejected as rejected:
@@ -176,27 +180,33 @@ class Evaluator:
             CandidateError: it cannot be built, exported or run.
         """
         progress = _Progress(())
-        self._cost(architecture, progress, time.monotonic() + self.bench.spec.run.trial_timeout)
+        self._cost(architecture, progress, self._deadline())
         return progress.readings, progress.seconds
 
     def train(self, architecture: Architecture, seed: int, epochs: int, weights: Path) -> dict[str, Any]:
         """Trains from scratch and writes the weights; returns `correct`, `total`, `seconds`, `losses`."""
-        deadline = time.monotonic() + self.bench.spec.run.trial_timeout
+        deadline = self._deadline()
         request = {"do": "train", "arch": architecture.to_json(), "seed": seed, "epochs": epochs}
         return self._call(deadline, **request, weights=str(weights))
 
     def epoch_seconds(self, architecture: Architecture, seed: int) -> float:
         """Returns the seconds of one epoch of training, warmed up."""
-        deadline = time.monotonic() + self.bench.spec.run.trial_timeout
+        deadline = self._deadline()
         request = {"do": "train", "arch": architecture.to_json(), "seed": seed}
         self._call(deadline, **request, epochs=1)
         return float(self._call(deadline, **request, epochs=1)["seconds"])
 
     def export(self, architecture: Architecture, weights: Path, model: Path, probe: Path) -> float:
         """Writes the model file of trained weights, and samples to compare it on; returns its size in megabytes."""
-        deadline = time.monotonic() + self.bench.spec.run.trial_timeout
+        deadline = self._deadline()
         paths = {"weights": str(weights), "model": str(model), "probe": str(probe)}
         return float(self._call(deadline, do="export", arch=architecture.to_json(), **paths)["size_mb"])
+
+    def _deadline(self) -> float:
+        """Returns when a trial that begins now has to end; the child is up then, so that its start is not counted."""
+        if self.child.pid is None:
+            self._call(time.monotonic() + START_S, do="describe")
+        return time.monotonic() + self.bench.spec.run.trial_timeout
 
     def _call(self, deadline: float, **request: Any) -> dict[str, Any]:
         if self.bench.closing.is_set():

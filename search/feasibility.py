@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..spaces.errors import InfeasibleError
+from ..spaces.errors import CandidateError, InfeasibleError
 from .metrics import Limit, Reading
 
 if TYPE_CHECKING:
@@ -119,9 +120,10 @@ def preflight(evaluator: Evaluator, space: Space, limits: Sequence[Limit], seed:
         concerned = [limit for limit in limits if limit.sign == sign and limit.metric.name != "top1"]
         if not concerned:
             continue
-        probes = [_probe(evaluator, "corner", corner)]
-        if any(_surely_broken(limit, probes) for limit in concerned):
-            probes += [_probe(evaluator, "random", space.random(f"{seed}/preflight/{i}")) for i in range(MORE)]
+        probes = _sound_probes(evaluator, [("corner", corner)])
+        if not probes or any(_surely_broken(limit, probes) for limit in concerned):
+            more = [("random", space.random(f"{seed}/preflight/{i}")) for i in range(MORE)]
+            probes += _sound_probes(evaluator, more)
         for limit in concerned:
             if _surely_broken(limit, probes):
                 values = [value for probe in probes if (value := _value(probe, str(limit.metric))) is not None]
@@ -156,6 +158,15 @@ def time_plan(spec: StudySpec, probes: Sequence[Probe], epoch_seconds: float) ->
 def _probe(evaluator: Evaluator, role: str, architecture: Architecture) -> Probe:
     readings, seconds = evaluator.costs_of(architecture)
     return Probe(role, architecture, readings, seconds)
+
+
+def _sound_probes(evaluator: Evaluator, chosen: Iterable[tuple[str, Architecture]]) -> list[Probe]:
+    """Returns the costs of those that can be built, exported and run."""
+    probes = []
+    for role, architecture in chosen:
+        with suppress(CandidateError):
+            probes.append(_probe(evaluator, role, architecture))
+    return probes
 
 
 def _value(probe: Probe, metric: str) -> float | None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .evaluation import signed
-from .files import read_json, write_aside
+from .files import write_aside
+from .latency import read_measurement
 from .metrics import Limit, Metric, Reading
 from .outcome import Outcome, violations
 from .pareto import nondominated
@@ -38,7 +39,7 @@ class Row:
     """
 
     def __init__(self, trial: FrozenTrial, limits: Sequence[Limit]) -> None:
-        told = trial.user_attrs.get(OUTCOME)
+        told = trial.user_attrs.get(OUTCOME) if trial.state.is_finished() else None  # cut off while it was told
         self.number = trial.number
         self.arch_id = str(trial.user_attrs["arch_id"])
         self.arch = str(trial.user_attrs["arch"])
@@ -187,12 +188,10 @@ def samples_of(folder: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from ..profilers import Measurement
-
     parts = []
     for phase, stem in (("search", "measurement"), ("verify", "verified")):
         for path in sorted((folder / "artifacts").glob(f"*/{stem}-*.json")):
-            measurement = Measurement.from_json(read_json(path))
+            measurement = read_measurement(path)
             lengths = [len(block) for block in measurement.blocks]
             parts.append(
                 pd.DataFrame(

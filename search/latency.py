@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..cost_models import AdditiveModel
 from ..profilers import Graph, LocalProfiler, Measurement
+from ..spaces.errors import CandidateError, DataError
 from .files import read_json, write_json
 from .metrics import Reading
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..profilers import Child
     from .study_schema import CostModelSpec, DeviceSpec
 
-__all__ = ["Device", "Quiet"]
+__all__ = ["Device", "Quiet", "read_measurement"]
 
 
 class Quiet:
@@ -76,8 +77,7 @@ class Device:
             arch_id = path.parent.name
             measured = path.with_name(f"measurement-{self.name}.json")
             if measured.is_file():
-                graph = Graph.from_json(read_json(path))
-                self._samples[arch_id] = graph, Measurement.from_json(read_json(measured)).median_ms
+                self._samples[arch_id] = _read_graph(path), read_measurement(measured).median_ms
         self._fit()
 
     def fingerprint(self) -> dict[str, object]:
@@ -139,3 +139,23 @@ class Device:
             model.fit([graph for graph, _ in samples], [value for _, value in samples])
             self._model = model
             model.save(self._folder / "cost_models" / f"{self.name}.json")
+
+
+def read_measurement(path: Path) -> Measurement:
+    """Reads a measurement that was kept.
+
+    Raises:
+        DataError: the file is not one; the message names it.
+    """
+    try:
+        return Measurement.from_json(read_json(path))
+    except CandidateError as error:
+        raise DataError(f"{path} is corrupt ({error.detail}): remove it, or restore it") from error
+
+
+def _read_graph(path: Path) -> Graph:
+    data = read_json(path)
+    try:
+        return Graph.from_json(data)
+    except DataError as error:
+        raise DataError(f"{path} is corrupt ({error}): remove it, or restore it") from error

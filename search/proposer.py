@@ -118,8 +118,8 @@ def propose(
         mirror.sampler = make_sampler(sampler, _seed(seed, number, ask), workers)
         trial = _ask(mirror)
         chooser = TrialChooser(trial)
-        architecture = space.decide(chooser)
-        if architecture.id not in seen:
+        architecture = _decided(space, chooser)
+        if architecture is not None and architecture.id not in seen:
             system = mirror.get_trials(deepcopy=False)[trial.number].system_attrs
             return _proposal(architecture, chooser, system, ask + 1, drawn=False)
         mirror.tell(trial, state=TrialState.FAIL)
@@ -156,12 +156,22 @@ def _ask(mirror: optuna.Study) -> optuna.Trial:
         return mirror.ask()
 
 
+def _decided(space: Space, chooser: Chooser) -> Architecture | None:
+    """Returns what the chooser picks, or None where the space's own code fails on it: the others may be sound."""
+    try:
+        return space.decide(chooser)
+    except SpaceError as error:
+        if error.__cause__ is None:
+            raise
+        return None
+
+
 def _draw(space: Space, seen: Collection[str], seed: int, number: int) -> tuple[Architecture, Chooser] | None:
     """Returns a random unseen architecture; a small space is looked through before it is called exhausted."""
     for draw in range(DRAWS):
         chooser: Chooser = RandomChooser(f"{seed}/{number}/{draw}")
-        architecture = space.decide(chooser)
-        if architecture.id not in seen:
+        architecture = _decided(space, chooser)
+        if architecture is not None and architecture.id not in seen:
             return architecture, chooser
     if space.size() is None:
         raise SpaceError(f"space '{space.name}': {DRAWS} random architectures were all tried before; widen its params")

@@ -7,11 +7,8 @@ Whatever kills the driver in between leaves a trial that is `running` and whole,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,38 +21,20 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from ..spaces.errors import DataError, DiskError, StudyLockedError
+from ..spaces import Architecture
+from ..spaces.errors import DataError, DiskError, HwnasError, UsageError
 from .files import disk_errors
 
-__all__ = ["EventLog", "StudyStore", "open_readable", "study_lock"]
+__all__ = ["EventLog", "StudyStore", "open_readable"]
 
 OUTCOME = "outcome"
 """User attribute with everything that was found out about a trial; see `Outcome` in `outcome.py`."""
 
-
-@contextmanager
-def study_lock(folder: Path) -> Iterator[None]:
-    """Holds the study for this driver; the kernel lets go of it when the process ends, however it ends.
-
-    Raises:
-        StudyLockedError: another driver holds it.
-    """
-    path = folder / "study.lock"
-    with disk_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read(200).strip() or "another process"
-            raise StudyLockedError(f"{folder} is in use by {holder}: wait for it, or stop it first") from None
-        with disk_errors(path):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-        yield
+_METRIC_NAMES = "study:metric_names"
+"""Optuna's own key (`Study.set_metric_names`): names of the objectives in its plots and tables."""
+_OPTUNA_TABLES = {"studies", "version_info", "alembic_version"}
+_NOT_WRITABLE = ("full", "readonly", "unable to open", "disk I/O", "is locked")
+"""Words of SQLite for what is not the database's fault."""
 
 
 class StudyStore:
@@ -68,7 +47,8 @@ class StudyStore:
         metrics: the objectives' names, for Optuna's own plots.
 
     Raises:
-        DataError: the file is not a sound database of this study.
+        DataError: the file is not a sound database.
+        UsageError: it holds the trials of another study.
         DiskError: it cannot be written.
     """
 
@@ -76,29 +56,16 @@ class StudyStore:
         self.path = path
         _prepare(path)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with self._errors():
+        with self._errors(loading=True):
             self._storage = optuna.storages.RDBStorage(
                 f"sqlite:///{path.resolve()}", engine_kwargs={"connect_args": {"timeout": 30}}
             )
-            names = optuna.get_all_study_names(self._storage)
-            if names and names != [name]:
-                raise DataError(f"{path} holds the study '{names[0]}', not '{name}'")
-            study = optuna.create_study(
-                storage=self._storage,
-                study_name=name,
-                directions=[StudyDirection[direction.upper()] for direction in directions],
-                load_if_exists=True,
-            )
-            if not names:
-                import warnings
-
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    study.set_metric_names(list(metrics))
-            self._study_id = self._storage.get_study_id_from_name(name)
+            self._study_id = self._study(name, [StudyDirection[direction.upper()] for direction in directions])
+            if not self._storage.get_study_system_attrs(self._study_id).get(_METRIC_NAMES):
+                self._storage.set_study_system_attr(self._study_id, _METRIC_NAMES, list(metrics))
             self.trials: list[FrozenTrial] = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        for trial in self.trials:
-            check_trial(trial, path)
+            for number, trial in enumerate(self.trials):
+                check_trial(trial, number, path)
 
     def ask(self, template: FrozenTrial) -> FrozenTrial:
         """Stores a running trial as one record and returns it with its number."""
@@ -128,12 +95,24 @@ class StudyStore:
         key = trial._trial_id
         with self._errors():
             write_constraints(self._storage, key, violations)
-            stamped = {**outcome, "digest": _digest(trial, values, outcome)}
+            kept = {name: float(value) for name, value in violations.items()}
+            stamped = {**outcome, "violations": kept, "digest": _digest(trial, values, kept, outcome)}
             self._storage.set_trial_user_attr(key, OUTCOME, stamped)
-            if outcome.get("reason"):
+            if outcome.get("reason") or "reason" in trial.user_attrs:  # a driver may have been killed at this place
                 self._storage.set_trial_user_attr(key, "reason", outcome["reason"])
             self._storage.set_trial_state_values(key, state, values)
             self.trials[number] = self._storage.get_trial(key)
+
+    def _study(self, name: str, directions: list[StudyDirection]) -> int:
+        """Returns the id of the study; makes it, also in place of one that never had a trial."""
+        for found in self._storage.get_all_studies():
+            if found.study_name == name and found.directions == directions:
+                return found._study_id
+            if self._storage.get_n_trials(found._study_id):
+                what = "another study" if found.study_name != name else "this study with other objectives"
+                raise UsageError(f"{self.path} holds {what}: rename the study, or remove the folder")
+            self._storage.delete_study(found._study_id)
+        return self._storage.create_new_study(directions, name)
 
     def close(self) -> None:
         """Folds the write-ahead log into `study.db`, so that the one file is the whole study."""
@@ -144,17 +123,23 @@ class StudyStore:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Says in one line what the database could not do."""
+    def _errors(self, *, loading: bool = False) -> Iterator[None]:
+        """Says in one line what the database could not do; whatever goes wrong while loading is the file's fault."""
         import sqlalchemy.exc
 
         try:
             yield
-        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
-            cause = str(error.__cause__ or error).splitlines()[0]
-            if any(word in cause for word in ("full", "readonly", "unable to open", "disk I/O")):
+        except HwnasError:
+            raise
+        except Exception as error:
+            if not loading and not isinstance(
+                error, optuna.exceptions.StorageInternalError | sqlalchemy.exc.SQLAlchemyError | sqlite3.Error
+            ):
+                raise
+            cause = _one_line(error.__cause__ or error)
+            if any(word in cause for word in _NOT_WRITABLE):
                 raise DiskError(f"cannot write {self.path}: {cause}") from error
-            raise DataError(f"{self.path}: {cause}; the file is left as it is") from error
+            raise DataError(f"{self.path} is corrupt ({cause}); the file is left as it is") from error
 
 
 def open_readable(path: Path) -> optuna.storages.RDBStorage:
@@ -168,7 +153,7 @@ def open_readable(path: Path) -> optuna.storages.RDBStorage:
     try:
         return optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
     except Exception as error:  # whatever Optuna or SQLAlchemy makes of a file that is not theirs
-        raise DataError(f"{path}: not an Optuna database ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{path}: not an Optuna database ({_one_line(error)})") from error
 
 
 def write_constraints(storage: optuna.storages.BaseStorage, trial_id: int, violations: Mapping[str, float]) -> None:
@@ -179,42 +164,77 @@ def write_constraints(storage: optuna.storages.BaseStorage, trial_id: int, viola
         storage.set_trial_system_attr(trial_id, "constraints", [float(value) for value in violations.values()])
 
 
-def check_trial(trial: FrozenTrial, path: Path) -> None:
-    """Compares a finished trial with the digest stored in it.
+def check_trial(trial: FrozenTrial, number: int, path: Path) -> None:
+    """Compares a trial with what else is known of it: its place, its architecture's id, the digest of its end.
 
     Raises:
         DataError: the trial is not what was written.
     """
-    outcome = trial.user_attrs.get(OUTCOME)
-    sound = "arch" in trial.user_attrs
-    if sound and trial.state.is_finished():
-        told = dict(outcome) if isinstance(outcome, dict) else {}
-        sound = told.pop("digest", None) == _digest(trial, trial.values, told)
-    if not sound:
-        raise DataError(f"{path}: trial {trial.number} is not what was written; the file is left as it is")
+    if trial.number != number or not _is_sound(trial):
+        raise DataError(f"{path}: trial {number} is not what was written; the file is left as it is")
 
 
-def _digest(trial: FrozenTrial, values: Sequence[float] | None, outcome: Mapping[str, Any]) -> str:
-    told = [trial.user_attrs.get("arch"), None if values is None else [float(v) for v in values], outcome]
+def _is_sound(trial: FrozenTrial) -> bool:
+    try:
+        if Architecture.from_json(trial.user_attrs["arch"]).id != trial.user_attrs["arch_id"]:
+            return False
+        if not trial.state.is_finished():
+            return trial.state == TrialState.RUNNING
+        told = dict(trial.user_attrs[OUTCOME])
+        kept = told.pop("violations")
+        stored = {name: trial.system_attrs[f"constraints:{name}"] for name in kept}
+        digest = told.pop("digest")
+        return bool(
+            kept == stored
+            and told["state"] == trial.state.name.lower()
+            and digest == _digest(trial, trial.values, kept, told)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _digest(
+    trial: FrozenTrial, values: Sequence[float] | None, violations: Mapping[str, float], outcome: Mapping[str, Any]
+) -> str:
+    floats = None if values is None else [float(v) for v in values]
+    told = [trial.user_attrs["arch"], trial.params, floats, violations, outcome]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _prepare(path: Path) -> None:
-    """Checks an existing database, or makes a new one, with a write-ahead log and a sync at every commit."""
+    """Looks at an existing database without changing a byte of it; then sets a write-ahead log.
+
+    SQLite's default with such a log is a sync at every commit, so that what was told survives a power cut.
+    """
     fresh = not path.exists()
     if not fresh and path.stat().st_size == 0 and not path.with_name(f"{path.name}-wal").exists():
         path.unlink()  # a driver was killed between making the file and writing to it
+        fresh = True
     try:
+        if not fresh:
+            _examine(path)
         with disk_errors(path), contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
-            if not fresh:
-                verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if verdict != "ok":
-                    raise DataError(f"{path} is corrupt ({verdict.splitlines()[0]}); the file is left as it is")
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.OperationalError as error:
         raise DiskError(f"cannot write {path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise DataError(f"{path} is corrupt ({error}); the file is left as it is") from error
+
+
+def _examine(path: Path) -> None:
+    """Refuses a database that is corrupt, or not Optuna's."""
+    address = f"{path.resolve().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise DataError(f"{path} is corrupt ({_one_line(verdict)}); the file is left as it is")
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and not tables & _OPTUNA_TABLES:
+        raise DataError(f"{path} is not an Optuna database; the file is left as it is")
+
+
+def _one_line(error: object) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class EventLog:

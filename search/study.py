@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -140,16 +141,18 @@ class Study:
             InterruptedStudyError: the user stopped it.
             HwnasError: the data, the disk or a device is at fault.
         """
-        from .storage import EventLog, study_lock
+        from .lock import study_lock
 
         reporter = reporter or Silent()
         self._check_disk()
         with study_lock(self.folder), ExitStack() as stack:
-            self._check_same()
+            from .storage import EventLog  # takes half a second: a locked study is refused before
+
             events = EventLog(self.folder / "events.jsonl")
             stack.callback(events.close)
             store = self._open_store(events)
             stack.callback(store.close)
+            self._check_same(bool(store.trials))
             events.write("started", pid=os.getpid(), trials=len(store.trials))
             bench, space, known = stack.enter_context(self._bench())
             from .driver import Driver
@@ -224,7 +227,7 @@ class Study:
     def _bench(self) -> Iterator[tuple[Bench, Space, dict[str, Any]]]:
         """Makes what evaluators share, with data and space known to be sound."""
         from ..spaces import load_space
-        from .evaluation import Bench
+        from .evaluation import START_S, Bench
         from .latency import Device, Quiet
         from .rungs import RungBoard
 
@@ -237,7 +240,7 @@ class Study:
         board = RungBoard([rung.keep for rung in self.spec.quality.rungs if rung.keep is not None])
         bench = Bench(self.spec, self.folder, devices, board, quiet, self.allow_code)
         with bench.worker(0) as child:
-            known = child.call({"do": "describe"}, deadline_s=300.0)
+            known = child.call({"do": "describe"}, deadline_s=START_S)
         self._check_data(known)
         space = load_space(
             self.spec.space.use,
@@ -252,12 +255,17 @@ class Study:
     def _open_store(self, events: Any) -> Any:
         from .storage import StudyStore
 
-        path = self.folder / "study.db"
-        asked = _has_trials(self.folder / "events.jsonl")
+        path, log = self.folder / "study.db", self.folder / "events.jsonl"
+        asked, told = _logged(log)
         if asked and (not path.exists() or path.stat().st_size == 0):
-            raise DataError(f"{path} is missing or empty, but {self.folder / 'events.jsonl'} has trials: restore it")
+            raise DataError(f"{path} is missing or empty, but {log} has trials: restore it")
         objectives = self.spec.objectives
-        return StudyStore(path, self.spec.name, [o.direction for o in objectives], [str(o.metric) for o in objectives])
+        store = StudyStore(path, self.spec.name, [o.direction for o in objectives], [str(o.metric) for o in objectives])
+        ended = {trial.number for trial in store.trials if trial.state.is_finished()}
+        if asked > len(store.trials) or not told <= ended:
+            store.close()
+            raise DataError(f"{path} has lost trials that {log} has: restore it; the file is left as it is")
+        return store
 
     def _check_disk(self) -> None:
         parent = next(p for p in (self.folder, *self.folder.resolve().parents) if p.exists())
@@ -265,10 +273,10 @@ class Study:
         if (free := stat.f_bavail * stat.f_frsize) < RESERVE_BYTES:
             raise DiskError(f"{parent}: {free / 1e6:.1f} MB free, {RESERVE_BYTES / 1e6:.0f} MB needed: free some space")
 
-    def _check_same(self) -> None:
-        """Refuses to go on with another study in the same folder."""
+    def _check_same(self, begun: bool) -> None:
+        """Refuses to go on with another study in a folder that has trials."""
         path = self.folder / "study.yaml"
-        if not path.exists() or not _has_trials(self.folder / "events.jsonl"):
+        if not begun or not path.exists():
             return
         before, now = load_study_file(path).model_dump(mode="json"), self.spec.model_dump(mode="json")
         for section, keys in MAY_CHANGE.items():
@@ -283,9 +291,12 @@ class Study:
 
     def _check_data(self, known: Mapping[str, Any]) -> None:
         path = self.folder / "environment.json"
-        if path.exists() and _has_trials(self.folder / "events.jsonl"):
-            before = read_json(path).get("data", {}).get("digest")
-            if before is not None and before != known["data"]["digest"]:
+        if path.exists() and _logged(self.folder / "events.jsonl")[0]:
+            try:
+                before = read_json(path)["data"]["digest"]
+            except (KeyError, TypeError) as error:
+                raise DataError(f"{path} is corrupt: it has no data digest; restore it") from error
+            if before != known["data"]["digest"]:
                 raise DataError(
                     f"the data of {self.folder} has changed since it began: restore it, or give the study another name"
                 )
@@ -342,12 +353,22 @@ class Study:
         return "nothing feasible: " + " ".join(told).strip()
 
 
-def _has_trials(events: Path) -> bool:
-    """True when a driver has asked for a trial here before."""
-    if not events.exists():
-        return False
-    with events.open("rb") as lines:
-        return any(b'"event": "asked"' in line for line in lines)
+def _logged(events: Path) -> tuple[int, set[int]]:
+    """Returns how many trials drivers have asked for here, and the numbers of those that they told the end of.
+
+    Both are logged after they were stored, so the database has at least as much. Broken lines are left out.
+    """
+    asked, told = 0, set()
+    if events.exists():
+        with events.open("rb") as lines:
+            for line in lines:
+                with suppress(ValueError, KeyError, TypeError):
+                    event = json.loads(line)
+                    if event["event"] == "asked":
+                        asked = max(asked, int(event["number"]) + 1)
+                    elif event["event"] == "told":
+                        told.add(int(event["number"]))
+    return asked, told
 
 
 def _git() -> str | None:

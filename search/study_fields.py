@@ -147,7 +147,9 @@ PathText = Annotated[str, AfterValidator(_printable)]
 KnobName = Annotated[str, AfterValidator(_knob_name)]
 PlainName = Annotated[str, AfterValidator(_plain_name)]
 KnobValue = Annotated[
-    str | int | float | bool | tuple[str | int | float | bool, ...], PlainValidator(_knob, json_schema_input_type=Any)
+    str | int | float | bool | tuple[str | int | float | bool, ...],
+    PlainValidator(_knob, json_schema_input_type=Any),
+    PlainSerializer(lambda value: value, return_type=Any),  # pydantic's own warns of a tuple
 ]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 OptionalSeconds = Annotated[float | None, BeforeValidator(_optional_seconds)]

@@ -99,7 +99,6 @@ def train(
         order = torch.randperm(len(x), generator=shuffle)
         for chosen in order.tensor_split(steps):
             images = _shift(x[chosen], shuffle) if recipe.augment == "shift" else x[chosen]
-            images = images.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(fast(images), y[chosen], label_smoothing=recipe.label_smoothing)
             if not math.isfinite(value := loss.item()):
@@ -151,9 +150,7 @@ def synflow(model: nn.Module, input_shape: tuple[int, int, int]) -> float:
 def _trainable_view(model: nn.Module) -> nn.Module:
     """Returns a copy of the module tree that shares parameters and buffers with `model` but trains faster."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    view = faster_depthwise(copy.deepcopy(model, shared))
-    view.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    return view
+    return faster_depthwise(copy.deepcopy(model, shared))
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -185,4 +182,8 @@ def _shift(x: Tensor, generator: torch.Generator) -> Tensor:
     top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=generator)
     rows = top[:, None] + torch.arange(h)
     columns = left[:, None] + torch.arange(w)
-    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return (
+        padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )

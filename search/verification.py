@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..spaces import Architecture
-from ..spaces.errors import CandidateError
+from ..spaces.errors import CandidateError, DataError
 from .evaluation import Bench, Evaluator, parity, probe_files, remove
 from .files import read_json, write_json
 from .frames import Row, objective_values
@@ -85,7 +85,7 @@ def verify(bench: Bench, evaluator: Evaluator, row: Row) -> Verified:
     """
     folder = bench.artifacts(row.arch_id)
     if (folder / FILE).is_file() and (folder / "model.onnx").is_file():
-        kept = Verified.from_dict(read_json(folder / FILE))
+        kept = _read(folder / FILE)
         if len(kept.seeds) == bench.spec.quality.seeds or kept.failure:
             return kept
     try:
@@ -94,6 +94,14 @@ def verify(bench: Bench, evaluator: Evaluator, row: Row) -> Verified:
         verified = Verified(row.arch_id, dict(row.outcome.readings), False, str(error), {}, 0.0, None)
     write_json(folder / FILE, verified.to_dict())
     return verified
+
+
+def _read(path: Path) -> Verified:
+    data = read_json(path)
+    try:
+        return Verified.from_dict(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is corrupt ({error}): remove it, and the finalist is verified again") from error
 
 
 def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verified:

@@ -143,8 +143,12 @@ class Worker:
         }
 
     def _build(self, architecture: Architecture, seed: int) -> nn.Module:
+        space = self.space
         torch.manual_seed(seed)
-        return self.space.build(architecture)
+        try:
+            return space.build(architecture)
+        except SpaceError as error:  # of this one architecture: the others may be sound
+            raise CandidateError("build", str(error)) from error
 
     def _recipe(self) -> Recipe:
         q = self.spec.quality

@@ -5,7 +5,6 @@ Imported only when a network is built; the one module of this folder that import
 
 from __future__ import annotations
 
-import functools
 from typing import cast
 
 import torch
@@ -23,47 +22,8 @@ def activation(name: str) -> nn.Module:
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """Returns a convolution that keeps the side (or divides it by the stride, rounded up) and its batch norm."""
-    kind = DepthwiseConv2d if groups == inputs == outputs else nn.Conv2d
-    return [kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that trains fast on small images on a CPU.
-
-    oneDNN's backward pass is slow where the kernel is large for the image (7x7 on 4x4 pixels: 30 times a 3x3), so while
-    training there the same sum is taken as one matrix product per channel, by the matrix that maps pixels to pixels.
-    In evaluation, on other devices and on larger images it is `nn.Conv2d` itself.
-    """
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Maps `(n, channels, h, w)` to the same channels."""
-        height, width = input.shape[2:]
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        small = height * width <= min(64, 3 * kernel**2)  # beyond, oneDNN is as fast
-        if not (small and self.training and torch.is_grad_enabled() and input.device.type == "cpu"):
-            return super().forward(input)
-        taps = pixel_taps(kernel, stride, height, width).to(self.weight.dtype)
-        out_h, out_w = (height - 1) // stride + 1, (width - 1) // stride + 1
-        matrices = (self.weight.flatten(1) @ taps).view(-1, height * width, out_h * out_w)
-        product = input.flatten(2).transpose(0, 1) @ matrices
-        return product.transpose(0, 1).reshape(-1, self.out_channels, out_h, out_w)
-
-
-@functools.lru_cache(maxsize=32)
-def pixel_taps(kernel: int, stride: int, height: int, width: int) -> torch.Tensor:
-    """Returns which kernel weight joins which input pixel to which output pixel, for padding `kernel // 2`.
-
-    Returns:
-        zeros and ones, `(kernel * kernel, height * width * out_height * out_width)`.
-    """
-
-    def along(side: int) -> torch.Tensor:
-        out = torch.arange((side - 1) // stride + 1, device="cpu") * stride
-        offset = torch.arange(side, device="cpu")[:, None] - out[None, :] + kernel // 2
-        return (offset[None] == torch.arange(kernel, device="cpu")[:, None, None]).float()  # (kernel, side, out)
-
-    taps = torch.einsum("iab,jcd->ijacbd", along(height), along(width))
-    return taps.reshape(kernel * kernel, -1)
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [layer, nn.BatchNorm2d(outputs)]
 
 
 class SqueezeExcite(nn.Module):

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from hwnas.spaces import Architecture, Mobile, Params, enumerate_architectures
-from hwnas.spaces.mobile_net import DepthwiseConv2d
 
 SIDES = (8, 9, 15, 16, 28, 32, 47, 48, 64, 95, 96, 224)
 
@@ -128,28 +125,6 @@ def test_a_stage_left_out_decides_nothing() -> None:
             == ("stage3.se" in made)
             == (made["stage3.depth"] != 0)
         )
-
-
-@given(
-    kernel=st.sampled_from([3, 5, 7]),
-    stride=st.sampled_from([1, 2]),
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
-    channels=st.integers(1, 5),
-)
-@settings(deadline=None, max_examples=60)
-def test_fast_depthwise_training_is_the_convolution(
-    kernel: int, stride: int, height: int, width: int, channels: int
-) -> None:
-    layer = DepthwiseConv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False).double()
-    x = torch.randn(3, channels, height, width, dtype=torch.float64, requires_grad=True)
-    outputs = []
-    for training in (True, False):
-        y = layer.train(training)(x)
-        weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)
-        outputs.append((y, *torch.autograd.grad((y * weights).sum(), (x, layer.weight))))
-    for fast, plain in zip(*outputs, strict=True):
-        torch.testing.assert_close(fast, plain)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inside torch's exporter
