@@ -134,7 +134,7 @@ class Driver:
 
         def done(row: Row, outcome: Verified) -> None:
             verified.append(outcome)
-            self.events.write("verified", number=row.number, feasible=outcome.feasible, failure=outcome.failure)
+            self.events.write("verified", number=row.number, feasible=outcome.feasible, reason=outcome.reason)
             self.reporter.finalist(len(verified), max(wanted, tried), outcome)
 
         self._run(next_row, lambda evaluator, row: verify(self.bench, evaluator, row), done)

@@ -55,7 +55,7 @@ class StudyStore:
     def __init__(self, path: Path, name: str, directions: Sequence[str], metrics: Sequence[str]) -> None:
         self.path = path
         _prepare(path)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self._errors(loading=True):
             self._storage = optuna.storages.RDBStorage(
                 f"sqlite:///{path.resolve()}", engine_kwargs={"connect_args": {"timeout": 30}}
@@ -149,7 +149,7 @@ def open_readable(path: Path) -> optuna.storages.RDBStorage:
         DataError: the file is not a sound database.
     """
     _prepare(path)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
     except Exception as error:  # whatever Optuna or SQLAlchemy makes of a file that is not theirs
@@ -216,9 +216,9 @@ def _prepare(path: Path) -> None:
         with disk_errors(path), contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.OperationalError as error:
-        raise DiskError(f"cannot write {path}: {error}") from error
+        raise DiskError(f"cannot write {path}: {_one_line(error)}") from error
     except sqlite3.DatabaseError as error:
-        raise DataError(f"{path} is corrupt ({error}); the file is left as it is") from error
+        raise DataError(f"{path} is corrupt ({_one_line(error)}); the file is left as it is") from error
 
 
 def _examine(path: Path) -> None:

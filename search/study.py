@@ -346,9 +346,9 @@ class Study:
     def _why_empty(self, driver: Driver, verified: Sequence[Verified]) -> str:
         from .selection import choose
 
-        reasons = [v.failure for v in verified if v.failure]
+        reasons = [v.reason for v in verified if v.reason]
         if reasons:
-            return f"no finalist could be verified: {reasons[0]}"
+            return f"none of {len(verified)} finalists is inside the limits: {reasons[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
         return "nothing feasible: " + " ".join(told).strip()
 

@@ -101,7 +101,7 @@ class _Printer:
             format_reading(metric, verified.readings[metric]) if metric in verified.readings else "-"
             for metric in self._metrics
         ]
-        note = verified.failure or ("verified" if verified.feasible else "breaks a limit")
+        note = verified.reason or "verified"
         click.echo(_columns(f"final {number}/{total}", verified.arch_id, cells, f"{verified.seconds:.1f}", note))
 
 

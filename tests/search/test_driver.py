@@ -201,7 +201,7 @@ def test_a_corner_that_crashes_does_not_end_a_study_with_limits(
 
 def test_nothing_feasible_ends_with_the_nearest(tmp_path: Path, study_file: StudyFile) -> None:
     path = study_file(tmp_path, limits=["top1 >= 0.999"])
-    with pytest.raises(InfeasibleError, match="nothing feasible: .*top1"):
+    with pytest.raises(InfeasibleError, match=r"nothing feasible: .*top1"):
         run(path, tmp_path / "run")
     assert len(trials_of(tmp_path / "run")) == 6
     assert (tmp_path / "run" / "trials.parquet").is_file()
@@ -249,13 +249,13 @@ def test_another_study_in_the_same_folder_is_refused(
 ) -> None:
     folder = run(study_file(tmp_path), tmp_path / "run", "search.trials=2")
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    with pytest.raises(UsageError, match="begun with another|other objectives"):
+    with pytest.raises(UsageError, match=r"begun with another|other objectives"):
         run(study_file(tmp_path, **changed), folder)
     assert {name: (folder / name).read_bytes() for name in ("study.yaml", "trials.parquet")} == {
         name: before[name] for name in ("study.yaml", "trials.parquet")
     }
     (folder / "events.jsonl").unlink()  # the database alone knows that trials were made
-    with pytest.raises(UsageError, match="begun with another|other objectives"):
+    with pytest.raises(UsageError, match=r"begun with another|other objectives"):
         run(study_file(tmp_path, **changed), folder)
 
 
@@ -301,11 +301,12 @@ def _kill_points(monkeypatch: pytest.MonkeyPatch, reached: Callable[[str], None]
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    import hwnas.search.files as files
     import hwnas.search.storage as storage
 
     def before(*args: Any) -> None:
-        reached(f"sql {args[2].split()[0]}")
+        verb = args[2].split()[0]
+        if verb not in ("SELECT", "PRAGMA"):
+            reached(f"sql {verb}")
 
     def committed(connection: Any) -> None:
         reached("commit")
@@ -313,6 +314,7 @@ def _kill_points(monkeypatch: pytest.MonkeyPatch, reached: Callable[[str], None]
     event.listen(Engine, "before_cursor_execute", before)
     event.listen(Engine, "commit", committed)
     write, replace = storage.EventLog.write, Path.replace
+    path_class = type(Path())
 
     def log(self: Any, kind: str, **told: Any) -> None:
         reached(f"before event {kind}")
@@ -324,7 +326,7 @@ def _kill_points(monkeypatch: pytest.MonkeyPatch, reached: Callable[[str], None]
         return replace(self, target)
 
     monkeypatch.setattr(storage.EventLog, "write", log)
-    monkeypatch.setattr(files.Path, "replace", rename)
+    monkeypatch.setattr(path_class, "replace", rename)
 
 
 def _forked(work: Callable[[], object]) -> int:
@@ -369,7 +371,7 @@ def _points(path: Path, folder: Path) -> list[str]:
 
 @pytest.fixture
 def crash_study(tmp_path: Path, study_file: StudyFile) -> Path:
-    search = {"trials": 3, "seed": 5, "sampler": "tpe"}
+    search = {"trials": 2, "seed": 5, "sampler": "tpe"}
     return study_file(tmp_path, limits=["macs <= 900000"], search=search, verify={"finalists": 1})
 
 
@@ -386,21 +388,23 @@ def _check_kills(tmp_path: Path, path: Path, points: Iterator[int] | range) -> N
 def test_a_kill_at_any_write_is_as_if_it_had_not_been(tmp_path: Path, crash_study: Path) -> None:
     points = _points(crash_study, tmp_path / "counted")
     assert {"commit", "sql INSERT", "before event asked", "after event told", "rename to front.parquet"} <= set(points)
-    first = next(i for i, what in enumerate(points) if what == "before event started")
-    _check_kills(tmp_path, crash_study, range(first, len(points), max(1, (len(points) - first) // 12)))
+    first = points.index("before event started")
+    _check_kills(tmp_path, crash_study, range(first, len(points), max(1, (len(points) - first) // 8)))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_kill_at_every_write_is_as_if_it_had_not_been(tmp_path: Path, crash_study: Path) -> None:
-    _check_kills(tmp_path, crash_study, range(len(_points(crash_study, tmp_path / "counted"))))
+    points = _points(crash_study, tmp_path / "counted")
+    _check_kills(tmp_path, crash_study, range(len(points)))
 
 
 def test_kill_after_kill_still_ends_the_same(tmp_path: Path, crash_study: Path) -> None:
     whole = essence(run(crash_study, tmp_path / "whole"))
-    point, kills = 75, 0
+    point, kills = 20, 0
     while _killed_at(crash_study, tmp_path / "run", point) and kills < 25:
         kills += 1
-        point += 3
+        point += 2
     assert kills >= 2
     run(crash_study, tmp_path / "run")
     assert essence(tmp_path / "run") == whole
@@ -419,7 +423,7 @@ def test_trials_lost_from_the_database_are_noticed(tmp_path: Path, study_file: S
             connection.execute("DELETE FROM trials WHERE number = 3")
         connection.close()
     before = (folder / "study.db").read_bytes()
-    with pytest.raises(DataError, match="study.db"):
+    with pytest.raises(DataError, match=r"study\.db"):
         run(path, folder)
     assert (folder / "study.db").read_bytes() == before
 
