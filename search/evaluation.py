@@ -218,15 +218,14 @@ class Evaluator:
         folder = self.bench.artifacts(architecture.id)
         write_text(folder / "arch.json", architecture.to_json() + "\n")
         model, probe = folder / "untrained.onnx", folder / "probe"
-        told = self._call(
-            deadline, do="prepare", arch=architecture.to_json(), seed=self._seed, model=str(model), probe=str(probe)
-        )
-        progress.seconds.update(told["seconds"])
-        progress.uncounted.extend(told["uncounted"])
-        progress.learn(
-            {name: Reading(value, source="computed") for name, value in told["computed"].items()}, surely=False
-        )
         try:
+            told = self._call(
+                deadline, do="prepare", arch=architecture.to_json(), seed=self._seed, model=str(model), probe=str(probe)
+            )
+            progress.seconds.update(told["seconds"])
+            progress.uncounted.extend(told["uncounted"])
+            computed = {name: Reading(value, source="computed") for name, value in told["computed"].items()}
+            progress.learn(computed, surely=False)
             for device in self.bench.measured:
                 self._latency(device, architecture.id, model, probe, progress)
         finally:

@@ -17,6 +17,7 @@ from .common import say
 def command(run: Path, host: str, port: int) -> None:
     """Serve optuna-dashboard on RUN/study.db until Ctrl-C; prints the address."""
     import importlib.util
+    import threading
     from wsgiref.simple_server import WSGIRequestHandler, make_server
 
     database = run / "study.db"
@@ -37,4 +38,10 @@ def command(run: Path, host: str, port: int) -> None:
     with make_server(host, port, app, handler_class=Silent) as server:
         click.echo(f"http://{host}:{server.server_port}/")
         say("stop with Ctrl-C")
-        server.serve_forever()
+        # Not in this thread: wsgiref swallows a Ctrl-C that arrives while it answers.
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            thread.join()
+        finally:
+            server.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def command(as_json: bool) -> None:
             {
                 "versions": _versions(),
                 "machine": machine,
-                "runtimes": {name: vars(found) for name, found in runtimes.items()},
+                "runtimes": {name: dataclasses.asdict(found) for name, found in runtimes.items()},
                 "conditions": now,
                 "warnings": warnings,
             }

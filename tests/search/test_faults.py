@@ -365,7 +365,7 @@ nothing = subprocess.run(command, capture_output=True, text=True)
 os.unlink(disk / "filler")
 last = subprocess.run(command, capture_output=True, text=True)
 import pandas
-rows = pandas.read_parquet(disk / "run" / "trials.parquet")[["number", "state", "reason"]].values.tolist()
+rows = pandas.read_parquet(disk / "run" / "trials.parquet")[["number", "state", "reason"]].fillna("").values.tolist()
 print(json.dumps({"first": first, "nothing": [nothing.stderr, nothing.returncode],
                   "last": [last.stderr, last.returncode], "rows": rows}))
 """

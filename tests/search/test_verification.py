@@ -1,0 +1,125 @@
+"""The end of a study, with fake children."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwnas.search.metrics import Metric, Reading
+from hwnas.search.run_data import RunData
+from hwnas.search.study import Study
+from hwnas.search.verification import Verified, mean_reading, verified_front
+from hwnas.spaces.errors import CandidateError, InfeasibleError
+
+StudyFile = Callable[..., Path]
+OBJECTIVES = [Metric.parse("top1"), Metric.parse("macs")]
+
+
+def verified(arch_id: str, top1: float, macs: float, *, feasible: bool = True) -> Verified:
+    readings = {"top1": Reading(top1), "macs": Reading(macs, source="computed")}
+    return Verified(arch_id, readings, feasible, "", {"1": top1}, 1.0, 1e-6)
+
+
+def test_the_mean_over_seeds_has_students_interval() -> None:
+    reading = mean_reading([0.90, 0.92, 0.94], 100)
+    assert reading.value == pytest.approx(0.92)
+    assert reading.high == pytest.approx(0.92 + 2.920 * 0.02 / 3**0.5)
+    assert mean_reading([0.9], 100).low == pytest.approx(0.839, abs=2e-3)  # of the samples
+    many = mean_reading([0.9, 0.91] * 10, 100)
+    assert many.low is not None and many.high is not None and 0.9 < many.low < 0.905 < many.high < 0.91
+    assert mean_reading([1.0, 1.0], 10).high == 1.0
+
+
+def test_the_verified_front_is_feasible_and_not_dominated() -> None:
+    found = [
+        verified("a", 0.9, 5),
+        verified("b", 0.8, 6),
+        verified("c", 0.99, 9, feasible=False),
+        verified("d", 0.7, 1),
+    ]
+    assert [member.arch_id for member in verified_front(found, OBJECTIVES)] == ["a", "d"]
+    assert verified_front([], OBJECTIVES) == []
+
+
+def test_a_verification_survives_json() -> None:
+    told = verified("a", 0.9, 5)
+    assert Verified.from_dict(json.loads(json.dumps(told.to_dict()))) == told
+
+
+@pytest.mark.usefixtures("fake_machine")
+def test_finalists_are_trained_over_seeds_that_are_not_the_search_own(
+    tmp_path: Path, study_file: StudyFile, fake_machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: dict[str, list[int]] = {"search": [], "final": []}
+    sound = fake_machine.train
+
+    def train(self: Any, request: Mapping[str, Any]) -> Any:
+        seeds["final" if request.get("weights") else "search"].append(request["seed"])
+        return sound(self, request)
+
+    monkeypatch.setattr(fake_machine, "train", train)
+    quality = {"rungs": [{"epochs": 1}], "seeds": 3}
+    path = study_file(tmp_path, quality=quality, verify={"finalists": 1}, limits=["latency_ms@cpu <= 100"])
+    Study.from_yaml(path, folder=tmp_path / "run").run()
+    assert set(seeds["search"]) == {0} and seeds["final"] == [1, 2, 3]
+    [member] = RunData.load(tmp_path / "run").verified
+    folder = tmp_path / "run" / "artifacts" / member.arch_id
+    assert not list(folder.glob("seed*")) and (folder / "weights.safetensors").is_file()
+    assert set(json.loads((folder / "verified.json").read_text())["seeds"]) == {"1", "2", "3"}
+    assert member.readings["latency_ms@cpu"].source == "measured"
+    seeds["final"].clear()
+    Study.from_yaml(path, folder=tmp_path / "run").run()
+    assert seeds["final"] == [], "a finalist is verified once"
+
+
+@pytest.mark.usefixtures("fake_machine")
+def test_a_finalist_that_fails_is_replaced_by_the_next(
+    tmp_path: Path, study_file: StudyFile, fake_machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, failed = fake_machine.export, []
+
+    def export(self: Any, request: Mapping[str, Any]) -> Any:
+        if not failed:
+            failed.append(request["arch"])
+            raise CandidateError("export", "in a test")
+        return sound(self, request)
+
+    monkeypatch.setattr(fake_machine, "export", export)
+    result = Study.from_yaml(study_file(tmp_path, verify={"finalists": 1}), folder=tmp_path / "run").run()
+    assert (result.verified, result.front) == (2, 1)
+    [member] = RunData.load(tmp_path / "run").verified
+    assert json.dumps(dict(member.decisions)) not in failed[0]
+
+
+@pytest.mark.usefixtures("fake_machine")
+def test_when_no_finalist_can_be_verified_the_reason_is_said(
+    tmp_path: Path, study_file: StudyFile, fake_machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(self: Any, request: Mapping[str, Any]) -> Any:
+        raise CandidateError("export", "in a test")
+
+    monkeypatch.setattr(fake_machine, "export", export)
+    with pytest.raises(InfeasibleError, match="no finalist could be verified: export: in a test"):
+        Study.from_yaml(study_file(tmp_path), folder=tmp_path / "run").run()
+    assert RunData.load(tmp_path / "run").front is not None
+
+
+@pytest.mark.usefixtures("fake_machine")
+def test_a_measured_cost_over_its_limit_leaves_the_front(
+    tmp_path: Path, study_file: StudyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwnas.search import latency
+
+    def measure(self: Any, arch_id: str, model: Path, graph: object = None, stem: str = "measurement") -> Reading:
+        return Reading(1.0, 0.9, 1.1) if stem == "measurement" else Reading(1.0, 0.9, 1.3)
+
+    monkeypatch.setattr(latency.Device, "measure", measure)
+    path = study_file(tmp_path, limits=["latency_ms@cpu <= 1.2"])
+    with pytest.raises(InfeasibleError):
+        Study.from_yaml(path, folder=tmp_path / "run").run()
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("artifacts/*/verified.json")]
+    assert len(kept) == 6 and not any(item["feasible"] for item in kept)  # at most three times those wanted
