@@ -261,7 +261,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="drivers to kill, of each study [20]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and of the studies [0]")
-    parser.add_argument("--trials", type=int, default=40, help="trials of each study [40]")
+    parser.add_argument("--trials", type=int, default=30, help="trials of each study [30]")
     parser.add_argument("--study", type=Path, help="a study file of your own instead of the two")
     parser.add_argument("--json", type=Path, help="write the rows here")
     options = parser.parse_args()

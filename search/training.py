@@ -143,7 +143,7 @@ def synflow(model: nn.Module, input_shape: tuple[int, int, int]) -> float:
             module.running_mean = torch.zeros_like(module.running_mean)  # type: ignore[arg-type]
             module.running_var = torch.ones_like(module.running_var)  # type: ignore[arg-type]
     network(torch.ones(1, *input_shape, dtype=torch.float64)).sum().backward()
-    score = sum(float((p * p.grad).abs().sum()) for p in network.parameters() if p.grad is not None)
+    score = sum(float((p * p.grad).detach().abs().sum()) for p in network.parameters() if p.grad is not None)
     return math.log(max(score, 1e-300))
 
 

@@ -7,7 +7,6 @@ and numbers. Everything here may crash or hang; the driver kills it, notes why, 
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from dataclasses import asdict
 from functools import cached_property
@@ -24,7 +23,7 @@ from ..profilers.serve import serve
 from ..spaces import Architecture, Space, load_space
 from ..spaces.errors import CandidateError, SpaceError
 from .data import Dataset, load_data, resize
-from .files import write_aside
+from .files import disk_errors, write_aside
 from .study_file import load_study_file
 from .training import Recipe, synflow, train
 
@@ -162,7 +161,7 @@ class Worker:
             y = model(x)
         if not torch.isfinite(y).all():
             raise CandidateError("non_finite", "an output of the network is not finite")
-        artifact = get_runtime("onnxruntime").convert(copy.deepcopy(model), x[:1], path)
+        artifact = get_runtime("onnxruntime").convert(model, x[:1], path)
         _save(probe.with_name(f"{probe.name}.x.npy"), x)
         _save(probe.with_name(f"{probe.name}.y.npy"), y)
         return artifact.size_bytes / 1e6
@@ -185,8 +184,9 @@ def _sized(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _save(path: Path, values: Tensor) -> None:
-    with write_aside(path) as file:
-        np.save(file, values.numpy())
+    """Writes an .npy file that only the driver reads, at once: not worth a flush to the disk."""
+    with disk_errors(path):
+        np.save(path, values.numpy())
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from hwnas.search.latency import Quiet
 from hwnas.search.outcome import Outcome
 from hwnas.search.run_data import RunData
 from hwnas.search.study import Study
@@ -455,3 +457,35 @@ def _fill_up(patch: pytest.MonkeyPatch, after: int) -> None:
         fsync(descriptor)
 
     patch.setattr("hwnas.search.files.os.fsync", full)
+
+
+def test_a_measurement_has_the_machine_to_itself() -> None:
+    quiet = Quiet()
+    said: list[str] = []
+
+    class Child:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def pause(self) -> None:
+            said.append(f"pause {self.name}")
+
+        def resume(self) -> None:
+            said.append(f"resume {self.name}")
+
+    for name in "ab":
+        quiet.watch(Child(name))  # type: ignore[arg-type]  # all that is used of it
+
+    def measure() -> None:
+        with contextlib.suppress(CandidateError), quiet.measuring():
+            said.append("begin")
+            time.sleep(0.01)
+            said.append("end")
+            raise CandidateError("timeout")
+
+    threads = [threading.Thread(target=measure) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == ["pause a", "pause b", "begin", "end", "resume a", "resume b"] * 4

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pandas as pd
 import pyarrow.parquet as pq
@@ -94,9 +93,10 @@ def test_the_table_of_trials() -> None:
     assert list(table["feasible"]) == [True, True, False, True, False, False, False, True]
     assert list(table.index[table["on_front"]]) == [0, 3]
     assert table.loc[4, "latency_ms@cpu.source"] == "predicted"
-    assert table.loc[5, "latency_ms@cpu.source"] == "missing" and np.isnan(table.loc[5, "latency_ms@cpu"])
-    assert table.loc[5, "reason"] == "timeout" and pd.isna(table.loc[0, "reason"])
-    assert table.loc[0, "seconds"] == 1.5 and np.isnan(table.loc[6, "seconds"])
+    missing = table.isna()
+    assert table.loc[5, "latency_ms@cpu.source"] == "missing" and missing.loc[5, "latency_ms@cpu"]
+    assert table.loc[5, "reason"] == "timeout" and missing.loc[0, "reason"]
+    assert table.loc[0, "seconds"] == 1.5 and missing.loc[6, "seconds"]
     assert {"params", "macs", "size_mb", "peak_memory_mb"} <= set(table.columns)
 
 
