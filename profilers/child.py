@@ -78,6 +78,7 @@ class Child:
         self._received = bytearray()
         self._calls = 0
         self._busy = threading.Lock()
+        self._gate = threading.Lock()
         self._clock = _PausableClock()
         self._closing = False
         _alive.add(self)
@@ -119,13 +120,15 @@ class Child:
 
     def pause(self) -> None:
         """Stops the child (SIGSTOP) until `resume`; deadlines stand still meanwhile."""
-        self._clock.pause()
-        self._signal(signal.SIGSTOP)
+        with self._gate:
+            self._clock.pause()
+            self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Lets a paused child go on."""
-        self._signal(signal.SIGCONT)
-        self._clock.resume()
+        with self._gate:
+            self._clock.resume()
+            self._signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Ends the child; a call in progress in another thread raises DeviceError. A later call starts a new one."""
@@ -160,8 +163,9 @@ class Child:
         process = _spawn(self._command, {**kept, **self._env, **own}, self._log)
         self._process = process
         os.set_blocking(_stream(process.stdin).fileno(), False)
-        if self._clock.paused:
-            self._signal(signal.SIGSTOP)
+        with self._gate:
+            if self._clock.paused:
+                self._signal(signal.SIGSTOP)
         end = self._clock.now() + START_DEADLINE_S
         try:
             while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from .graph import Graph
 from .measurement import QUIET, Measurement
 from .reference import ReferenceMemory
 
-__all__ = ["LocalProfiler", "Profiler"]
+__all__ = ["LocalProfiler", "Profiler", "pool"]
 
 
 class Profiler(ABC):
@@ -105,7 +105,7 @@ class LocalProfiler(Profiler):
         while True:
             got = self._measure_once(path, max(end - time.monotonic(), 0.1))
             taken.append(got)
-            pooled = _pool(taken)
+            pooled = pool(taken)
             enough = pooled.quality == "ok" or len(taken) >= self.attempts
             if enough or time.monotonic() + 2 * self.budget_s > end:
                 return pooled
@@ -118,13 +118,14 @@ class LocalProfiler(Profiler):
         """
         return Graph.from_json(self._ask("graph", path)["graph"])
 
-    def run(self, path: Path, x: Path, out: Path | None = None) -> Any:
+    def run(self, path: Path, x: Path, out: Path | None = None, deadline_s: float | None = None) -> Any:
         """Runs the model on samples, one by one, in the child.
 
         Args:
             path: the model.
             x: an .npy file of samples, (n, C, H, W) float32.
             out: where to leave the outputs as .npy; None uses a file beside `x` that is removed.
+            deadline_s: longest time for all samples; the profiler's own when left out.
 
         Returns:
             The outputs as a numpy array, (n, …).
@@ -138,7 +139,7 @@ class LocalProfiler(Profiler):
         kept = out is not None
         out = out or x.with_name(f"{x.stem}.{self.child.pid or 0}.out.npy")
         try:
-            self._ask("run", path, x=str(x.resolve()), out=str(out.resolve()))
+            self._ask("run", path, deadline_s, x=str(x.resolve()), out=str(out.resolve()))
             return np.load(out, allow_pickle=False)
         finally:
             if not kept:
@@ -172,7 +173,7 @@ class LocalProfiler(Profiler):
         return measurement
 
 
-def _pool(taken: list[Measurement]) -> Measurement:
+def pool(taken: Sequence[Measurement]) -> Measurement:
     """All blocks of several attempts, each against the fastest reference among them."""
     last = taken[-1]
     usual = [float((item.conditions or {}).get("usual_s") or 0.0) for item in taken]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from optuna.trial import FrozenTrial, TrialState
 
 from ..spaces import Architecture, Space
+from ..spaces.errors import CandidateError
 from .evaluation import Bench, Evaluator, costs
 from .feasibility import preflight
 from .frames import Row, front_of, rows_of
@@ -91,7 +92,6 @@ class Driver:
         waiting = iter(adopted)
         limit = self.spec.search.time_limit
         end = time.monotonic() + limit if limit else None
-        told = sum(trial.state.is_finished() for trial in self.store.trials)
 
         def next_job() -> _Job | None:
             for trial in waiting:
@@ -105,8 +105,6 @@ class Driver:
             return self._ask()
 
         def done(job: _Job, outcome: Outcome) -> None:
-            nonlocal told
-            told += 1
             self._tell(job, outcome)
             self.reporter.trial(job.trial.number, self.spec.search.trials, job.trial.user_attrs["arch_id"], outcome)
 
@@ -119,7 +117,7 @@ class Driver:
             All finalists that were verified, and those of them that are the verified front.
         """
         rows = rows_of(self.store.trials, self.spec.limits)
-        candidates = iter(finalists(rows, self.objectives))
+        candidates = iter(finalists(rows, self.objectives, self.spec.verify.finalists))
         wanted = self.spec.verify.finalists
         verified: list[Verified] = []
         tried = 0
@@ -145,7 +143,14 @@ class Driver:
         """Reads the test part: scores the shipped file of each front member, once."""
         rows = {row.arch_id: row for row in rows_of(self.store.trials, self.spec.limits)}
         child = self._evaluators[0].child
-        return {member.arch_id: test_accuracy(self.bench, child, rows[member.arch_id]) for member in front}
+        tested = {}
+        for member in front:
+            try:
+                tested[member.arch_id] = test_accuracy(self.bench, child, rows[member.arch_id])
+            except CandidateError as error:
+                self.reporter.note(f"{member.arch_id} could not be run on the test part: {error}")
+                tested[member.arch_id] = Reading.missing()
+        return tested
 
     def _run(
         self, supply: Callable[[], T | None], work: Callable[[Evaluator, T], Any], done: Callable[[T, Any], None]
@@ -183,7 +188,7 @@ class Driver:
             workers=self.spec.run.workers,
         )
         if proposal is None:
-            self.reporter.note(f"all {len(self.store.trials)} architectures of the space were tried")
+            self.reporter.note(f"no architecture that is new was found after {len(self.store.trials)} trials")
             return None
         trial = self.store.ask(proposal.template)
         spent = time.monotonic() - start
@@ -215,7 +220,7 @@ class Driver:
     def _recall(self) -> None:
         """Fills the board of rungs and the cost models with what earlier drivers found out."""
         for device in self.bench.measured:
-            device.load()
+            device.load(t.user_attrs["arch_id"] for t in self.store.trials if t.state.is_finished())
         for trial in self.store.trials:
             if trial.state.is_finished():
                 outcome = Outcome.from_dict(trial.user_attrs[OUTCOME])

@@ -75,13 +75,18 @@ class LimitCheck:
 def probe_space(evaluator: Evaluator, space: Space, seed: int, count: int) -> list[Probe]:
     """Measures the smallest, the middle, the largest and `count` random architectures.
 
+    Those that cannot be built, exported or run are left out.
+
     Raises:
-        CandidateError: one of them cannot be built, exported or run.
+        InfeasibleError: none of them can.
     """
     smallest, largest = space.corners()
     chosen = [("smallest", smallest), ("middle", space.middle()), ("largest", largest)]
     chosen += [("random", space.random(f"{seed}/check/{i}")) for i in range(count)]
-    return [_probe(evaluator, role, architecture) for role, architecture in chosen]
+    probes = _sound_probes(evaluator, chosen)
+    if not probes:
+        raise InfeasibleError(f"none of {len(chosen)} architectures of '{space.name}' can be built, exported and run")
+    return probes
 
 
 def check_limits(probes: Sequence[Probe], limits: Iterable[Limit]) -> list[LimitCheck]:

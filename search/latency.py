@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cost_models import AdditiveModel
 from ..profilers import Graph, LocalProfiler, Measurement
+from ..profilers.profiler import pool
 from ..spaces.errors import CandidateError, DataError
 from .files import read_json, write_json
 from .metrics import Reading
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from .study_schema import CostModelSpec, DeviceSpec
 
 __all__ = ["Device", "Quiet", "read_measurement"]
+
+
+ATTEMPTS = 3
+"""Measurements at most, while a reading leaves open what it is to decide."""
+SAMPLE_S, SMALLEST_SAMPLE_BYTES = 0.05, 256
+"""Seconds allowed for one sample of a data set, and the size by which samples are counted (8 x 8 float32)."""
 
 
 class Quiet:
@@ -71,13 +78,16 @@ class Device:
         self._samples: dict[str, tuple[Graph, float]] = {}
         self._model: AdditiveModel | None = None
 
-    def load(self) -> None:
-        """Takes up what earlier drivers of this run measured."""
-        for path in sorted((self._folder / "artifacts").glob(f"*/graph-{self.name}.json")):
-            arch_id = path.parent.name
-            measured = path.with_name(f"measurement-{self.name}.json")
-            if measured.is_file():
-                self._samples[arch_id] = _read_graph(path), read_measurement(measured).median_ms
+    def load(self, arch_ids: Iterable[str]) -> None:
+        """Learns from what was measured of these architectures, and from nothing else."""
+        self._samples.clear()
+        for arch_id in arch_ids:
+            folder = self._folder / "artifacts" / arch_id
+            graph, measured = folder / f"graph-{self.name}.json", folder / f"measurement-{self.name}.json"
+            if graph.is_file() and measured.is_file():
+                self._samples[arch_id] = _read_graph(graph), read_measurement(measured).median_ms
+        with self._lock:
+            self._model = None
         self._fit()
 
     def fingerprint(self) -> dict[str, object]:
@@ -104,7 +114,14 @@ class Device:
         """True when predictions stand in for measurements from now on."""
         return self._spec.stand_in and self._model is not None
 
-    def measure(self, arch_id: str, model: Path, graph: Graph | None = None, stem: str = "measurement") -> Reading:
+    def measure(
+        self,
+        arch_id: str,
+        model: Path,
+        graph: Graph | None = None,
+        stem: str = "measurement",
+        decided: Callable[[Reading], bool] = lambda reading: True,
+    ) -> Reading:
         """Measures a model file and keeps every raw sample; with its graph, the cost model learns from it.
 
         Args:
@@ -112,19 +129,28 @@ class Device:
             model: the file.
             graph: what the runtime executes for it, or None.
             stem: what the kept file's name begins with.
+            decided: says whether a reading is sure enough; while it is not, there are up to ATTEMPTS measurements, and
+                all samples of all of them count.
         """
-        with self._quiet.measuring():
-            measurement = self._profiler.measure(model)
+        taken: list[Measurement] = []
+        while True:
+            with self._quiet.measuring():
+                taken.append(self._profiler.measure(model))
+            measurement = pool(taken)
+            reading = Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured")
+            if len(taken) == ATTEMPTS or decided(reading):
+                break
         write_json(self._folder / "artifacts" / arch_id / f"{stem}-{self.name}.json", measurement.to_json())
         if graph is not None:
             with self._lock:
                 self._samples[arch_id] = graph, measurement.median_ms
             self._fit()
-        return Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured")
+        return reading
 
     def outputs(self, model: Path, inputs: Path) -> NDArray[np.float32]:
         """Runs a model file on an .npy file of samples (n, C, H, W), one by one; returns the outputs (n, classes)."""
-        outputs: NDArray[np.float32] = self._profiler.run(model, inputs)
+        deadline_s = self._profiler.deadline_s + SAMPLE_S * inputs.stat().st_size / SMALLEST_SAMPLE_BYTES
+        outputs: NDArray[np.float32] = self._profiler.run(model, inputs, deadline_s=deadline_s)
         return outputs
 
     def close(self) -> None:

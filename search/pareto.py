@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["crowding", "hypervolume", "knee", "nondominated", "ranks"]
+__all__ = ["Floats", "Ints", "crowding", "hypervolume", "knee", "nondominated", "ranks"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Bools: TypeAlias = npt.NDArray[np.bool_]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from ..spaces import Architecture, Chooser, RandomChooser, Space, enumerate_architectures
+from ..spaces import Architecture, Chooser, RandomChooser, ReplayChooser, Space, enumerate_architectures
 from ..spaces.decision import Domain, Integer, OneOf
 from ..spaces.errors import SpaceError
 
@@ -43,13 +43,20 @@ DRAWS = 512
 
 
 class TrialChooser(Chooser):
-    """Decides through an Optuna trial."""
+    """Decides through an Optuna trial.
 
-    def __init__(self, trial: optuna.Trial) -> None:
+    Args:
+        trial: what Optuna asks for.
+        known: the space's knobs; see `parameter_name`.
+    """
+
+    def __init__(self, trial: optuna.Trial, known: Mapping[str, Domain]) -> None:
         super().__init__()
         self._trial = trial
+        self._known = known
 
     def _choose(self, name: str, domain: Domain) -> Value:
+        name = parameter_name(name, domain, self._known)
         if isinstance(domain, OneOf):
             return self._trial.suggest_categorical(name, list(domain.options))  # type: ignore[return-value]
         if isinstance(domain, Integer):
@@ -112,19 +119,19 @@ def propose(
         seed: the study's.
         workers: trials at the same time.
     """
-    number = len(history)
+    number, known = len(history), _knobs(space)
     mirror = _mirror(history, directions)
     for ask in range(ASKS):
         mirror.sampler = make_sampler(sampler, _seed(seed, number, ask), workers)
         trial = _ask(mirror)
-        chooser = TrialChooser(trial)
+        chooser = TrialChooser(trial, known)
         architecture = _decided(space, chooser)
         if architecture is not None and architecture.id not in seen:
             system = mirror.get_trials(deepcopy=False)[trial.number].system_attrs
-            return _proposal(architecture, chooser, system, ask + 1, drawn=False)
+            return _proposal(architecture, chooser, known, system, ask + 1, drawn=False)
         mirror.tell(trial, state=TrialState.FAIL)
     drawn = _draw(space, seen, seed, number)
-    return None if drawn is None else _proposal(*drawn, {}, ASKS, drawn=True)
+    return None if drawn is None else _proposal(*drawn, known, {}, ASKS, drawn=True)
 
 
 def _mirror(history: Sequence[FrozenTrial], directions: Sequence[str]) -> optuna.Study:
@@ -156,6 +163,16 @@ def _ask(mirror: optuna.Study) -> optuna.Trial:
         return mirror.ask()
 
 
+def _knobs(space: Space) -> Mapping[str, Domain]:
+    """Returns the space's knobs, or none where its own code fails on a combination: names then stay as they are."""
+    try:
+        return space.knobs()
+    except SpaceError as error:
+        if error.__cause__ is None:
+            raise
+        return {}
+
+
 def _decided(space: Space, chooser: Chooser) -> Architecture | None:
     """Returns what the chooser picks, or None where the space's own code fails on it: the others may be sound."""
     try:
@@ -168,27 +185,39 @@ def _decided(space: Space, chooser: Chooser) -> Architecture | None:
 
 def _draw(space: Space, seen: Collection[str], seed: int, number: int) -> tuple[Architecture, Chooser] | None:
     """Returns a random unseen architecture; a small space is looked through before it is called exhausted."""
+    sound = False
     for draw in range(DRAWS):
         chooser: Chooser = RandomChooser(f"{seed}/{number}/{draw}")
         architecture = _decided(space, chooser)
         if architecture is not None and architecture.id not in seen:
             return architecture, chooser
-    if space.size() is None:
-        raise SpaceError(f"space '{space.name}': {DRAWS} random architectures were all tried before; widen its params")
-    from ..spaces import ReplayChooser
-
-    for architecture in enumerate_architectures(space):
-        if architecture.id not in seen:
-            chooser = ReplayChooser(architecture.as_dict())
-            space.decide(chooser)
-            return architecture, chooser
+        sound = sound or architecture is not None
+    try:
+        if space.size() is None:
+            return None
+        for architecture in enumerate_architectures(space):
+            if architecture.id not in seen:
+                chooser = ReplayChooser(architecture.as_dict())
+                space.decide(chooser)
+                return architecture, chooser
+    except SpaceError as error:
+        if error.__cause__ is None or not sound:
+            raise  # else the space's own code fails on some combination, so that it cannot be looked through
     return None
 
 
 def _proposal(
-    architecture: Architecture, chooser: Chooser, system_attrs: dict[str, Any], asks: int, *, drawn: bool
+    architecture: Architecture,
+    chooser: Chooser,
+    known: Mapping[str, Domain],
+    system_attrs: dict[str, Any],
+    asks: int,
+    *,
+    drawn: bool,
 ) -> Proposal:
-    open_choices = {name: made for name, made in chooser.made.items() if made[0].count != 1}
+    open_choices = {
+        parameter_name(name, made[0], known): made for name, made in chooser.made.items() if made[0].count != 1
+    }
     template = optuna.trial.create_trial(
         state=TrialState.RUNNING,
         params={name: value for name, (_, value) in open_choices.items()},
@@ -197,6 +226,14 @@ def _proposal(
         system_attrs=system_attrs,
     )
     return Proposal(architecture, template, asks, drawn)
+
+
+def parameter_name(name: str, domain: Domain, known: Mapping[str, Domain]) -> str:
+    """Returns what a decision is called to Optuna, which wants the same options wherever it meets a name.
+
+    A decision whose options depend on an earlier one is a parameter of its own for each set of options.
+    """
+    return name if name not in known or known[name] == domain else f"{name} ({domain})"
 
 
 def distribution(domain: Domain) -> BaseDistribution:

@@ -39,8 +39,8 @@ class RungBoard:
         """Records a candidate and tells whether it is among the best share at this rung."""
         if rung >= len(self._keeps):
             return True
-        self.note(rung, score, costs)
         with self._lock:
+            self._scores[rung].append((-score, *costs))
             values = np.array(self._scores[rung])
         rank = ranks(values)
         spread = crowding(values[rank == rank[-1]])  # the candidate is the last of its rank

@@ -206,7 +206,7 @@ def choose(run: RunData, limits: Sequence[Limit]) -> Selection:
     limits = tuple(dict.fromkeys(limits))
     main = best_metric(run.objectives)
     pool = _candidates(run)
-    among = "verified front" if run.verified else "completed trials"
+    among = "completed trials" if run.front is None else "verified front"
     certain = [
         trial for trial in pool if all(limit.surely_met_by(trial.reading(str(limit.metric))) for limit in limits)
     ]
@@ -214,7 +214,7 @@ def choose(run: RunData, limits: Sequence[Limit]) -> Selection:
     fitting = certain or middle
     shown = [metric for metric, _ in run.objectives] + [str(limit.metric) for limit in limits] + ["size_mb", "params"]
     notes: tuple[str, ...] = ()
-    if not run.verified:
+    if run.front is None:
         notes = ("the front is not verified yet: these are readings of the search, not of a shipped file",)
     found: dict[str, Any] = {}
     if fitting:
@@ -233,7 +233,7 @@ def choose(run: RunData, limits: Sequence[Limit]) -> Selection:
 
 def _candidates(run: RunData) -> list[Trial]:
     """Returns what can be chosen: whatever has a value for every objective."""
-    rows = run.verified or tuple(trial for trial in run.rows if trial.state == "complete")
+    rows = tuple(trial for trial in run.rows if trial.state == "complete") if run.front is None else run.verified
     return [trial for trial in rows if all(trial.value(metric) is not None for metric, _ in run.objectives)]
 
 
@@ -398,7 +398,7 @@ def _outwards(value: float, sign: str) -> float:
 
 
 def _why_nothing(run: RunData, pool: Sequence[Trial], limits: Sequence[Limit]) -> tuple[str, ...]:
-    if not pool:
+    if not pool and run.front is None:
         return ("no trial has been completed yet, so there is nothing to choose from",)
     spare = [trial for trial in run.rows if trial.state == "complete" and _holds(trial, limits)] if run.verified else []
     if not spare:
@@ -406,5 +406,5 @@ def _why_nothing(run: RunData, pool: Sequence[Trial], limits: Sequence[Limit]) -
     best = min(spare, key=lambda trial: _order(trial, best_metric(run.objectives), run.objectives))
     return (
         f"{len(spare)} trials of the search hold these limits but were not verified, first of them {best.arch_id}:"
-        " put the limits into the study file and run it again to verify them",
+        " to verify them, run a study of another name with these limits",
     )

@@ -241,7 +241,7 @@ class Study:
         bench = Bench(self.spec, self.folder, devices, board, quiet, self.allow_code)
         with bench.worker(0) as child:
             known = child.call({"do": "describe"}, deadline_s=START_S)
-        self._check_data(known)
+        self._check_environment(known, {name: device.fingerprint() for name, device in devices.items()})
         space = load_space(
             self.spec.space.use,
             input_shape=tuple(known["input"]),
@@ -289,14 +289,22 @@ class Study:
                 f"{self.folder} was begun with another '{changed[0]}': rename the study, or remove the folder"
             )
 
-    def _check_data(self, known: Mapping[str, Any]) -> None:
+    def _check_environment(self, known: Mapping[str, Any], now: Mapping[str, Mapping[str, object]]) -> None:
+        """Refuses to go on with other data, or on another machine."""
         path = self.folder / "environment.json"
         if path.exists() and _logged(self.folder / "events.jsonl")[0]:
             try:
-                before = read_json(path)["data"]["digest"]
-            except (KeyError, TypeError) as error:
-                raise DataError(f"{path} is corrupt: it has no data digest; restore it") from error
-            if before != known["data"]["digest"]:
+                before = read_json(path)
+                digest, devices = before["data"]["digest"], dict(before["devices"])
+                changed = [name for name, found in now.items() if not _alike(devices[name], found)]
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{path} is corrupt: it lacks the data's digest or a device; restore it") from error
+            if changed:
+                raise UsageError(
+                    f"device '{changed[0]}' of {self.folder} is not the one it was begun on (another processor or "
+                    "runtime version): its measurements would not compare; give the study another name"
+                )
+            if digest != known["data"]["digest"]:
                 raise DataError(
                     f"the data of {self.folder} has changed since it began: restore it, or give the study another name"
                 )
@@ -348,9 +356,14 @@ class Study:
 
         reasons = [v.reason for v in verified if v.reason]
         if reasons:
-            return f"none of {len(verified)} finalists is inside the limits: {reasons[0]}"
+            return f"none of {len(verified)} finalists could be verified, the first because of {reasons[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
         return "nothing feasible: " + " ".join(told).strip()
+
+
+def _alike(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
+    """True when measurements of both fingerprints compare."""
+    return all(before.get(key) == now.get(key) for key in ("cpu", "cpu_flags", "machine", "onnxruntime"))
 
 
 def _logged(events: Path) -> tuple[int, set[int]]:

@@ -7,7 +7,7 @@ that is wrong the first is said in one line: `study.yaml:12:3: search.sampller: 
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +102,20 @@ def load_study_text(text: str, overrides: Sequence[str] = (), origin: str = "stu
 
 def dump_study(spec: StudySpec) -> str:
     """Writes a study with every default; reading it gives the same study back."""
-    lines: list[str] = []
-    for key, value in spec.model_dump(exclude_none=True).items():
-        if isinstance(value, Mapping) and value:
-            lines.append(f"{key}:")
-            lines += [f"  {flow(inner)}: {flow(part)}" for inner, part in value.items()]
+    return "\n".join(_block(spec.model_dump(exclude_none=True), "")) + "\n"
+
+
+def _block(value: Mapping[str, object], indent: str) -> Iterator[str]:
+    """Writes a mapping in lines that are short enough to be read back, whatever it holds."""
+    for key, part in value.items():
+        if isinstance(part, Mapping) and part:
+            yield f"{indent}{flow(key)}:"
+            yield from _block(part, indent + "  ")
+        elif isinstance(part, list | tuple) and len(flow(part)) > 100:
+            yield f"{indent}{flow(key)}:"
+            yield from (f"{indent}  - {flow(item)}" for item in part)
         else:
-            lines.append(f"{key}: {flow(value)}")
-    return "\n".join(lines) + "\n"
+            yield f"{indent}{flow(key)}: {flow(part)}"
 
 
 def _read(path: Path) -> str:

@@ -17,7 +17,7 @@ from .files import read_json, write_json
 from .frames import Row, objective_values
 from .metrics import Limit, Metric, Reading
 from .outcome import share_reading
-from .pareto import crowding, nondominated, ranks
+from .pareto import Floats, Ints, crowding, nondominated, ranks
 from .quantities import format_reading
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ T90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 
 FILE = "verified.json"
 VERIFIED = "verified"
-MEASUREMENTS = 3
-"""How often a finalist is measured at most, while its interval leaves open whether a limit holds."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +63,63 @@ class Verified:
         return cls(**{**data, "readings": {name: Reading.from_dict(r) for name, r in data["readings"].items()}})
 
 
-def finalists(rows: Sequence[Row], objectives: Sequence[Metric]) -> list[Row]:
+def finalists(rows: Sequence[Row], objectives: Sequence[Metric], wanted: int) -> list[Row]:
     """Returns the complete, feasible trials in the order in which they deserve a verification.
 
-    The front first, then the front without it, and so on; within a front the least crowded first.
+    The first half of those wanted are the front, then the front without it, and so on, the least crowded of each first.
+    The others are neighbours: trials that may be on the front, given their intervals. One training and one validation
+    part are noisy, and a lucky cheap network hides better ones that cost more; so neighbours are taken far apart in
+    their costs, the farthest from those chosen first.
     """
     able = [row for row in rows if row.counts]
     if not able:
         return []
     values = objective_values(objectives, (row.outcome.readings for row in able))
+    order = [int(i) for i in _by_rank(values)]
+    chosen, rest = order[: -(-wanted // 2)], order[-(-wanted // 2) :]
+    neighbours = [i for i in rest if _may_be_on_front(able[i], able, objectives)]
+    costs = _scaled(values[:, [metric.name != "top1" for metric in objectives]])
+    while neighbours:
+        distances = [float(np.abs(costs[i] - costs[chosen]).sum(axis=1).min()) for i in neighbours]
+        chosen.append(neighbours.pop(int(np.argmax(distances))))
+    return [able[i] for i in (*chosen, *(i for i in rest if i not in set(chosen)))]
+
+
+def _by_rank(values: Floats) -> Ints:
+    """Returns the order of points (n, m), minimised: by rank, within a rank the least crowded first."""
     rank = ranks(values)
-    spread = np.zeros(len(able))
+    spread = np.zeros(len(values))
     for level in np.unique(rank):
         spread[rank == level] = crowding(values[rank == level])
-    order = np.lexsort((np.arange(len(able)), -spread, rank))
-    return [able[i] for i in order]
+    order: Ints = np.lexsort((np.arange(len(values)), -spread, rank))
+    return order
+
+
+def _may_be_on_front(row: Row, others: Sequence[Row], objectives: Sequence[Metric]) -> bool:
+    """True unless another trial is better everywhere, at the worse ends of its intervals and the better of this."""
+    best = _ends(row, objectives, better=True)
+    return not any((_ends(other, objectives, better=False) < best).all() for other in others)
+
+
+def _ends(row: Row, objectives: Sequence[Metric], *, better: bool) -> Floats:
+    """Returns one end of each objective's interval, less being better: (m,)."""
+    ends = []
+    for metric in objectives:
+        reading = row.outcome.readings[str(metric)]
+        minimised = metric.kind.direction == "minimize"
+        end = reading.low if minimised == better else reading.high
+        value = reading.value if end is None else end
+        assert value is not None, "a complete trial has all its objectives"
+        ends.append(value if minimised else -value)
+    return np.array(ends)
+
+
+def _scaled(values: Floats) -> Floats:
+    """Returns the columns of (n, m) on a scale from 0 to 1, logarithmic where all values are above 0."""
+    logs = np.where((values > 0).all(axis=0), np.log(np.where(values > 0, values, 1.0)), values)
+    width = np.ptp(logs, axis=0)
+    scaled: Floats = (logs - logs.min(axis=0)) / np.where(width > 0, width, 1.0)
+    return scaled
 
 
 def verify(bench: Bench, evaluator: Evaluator, row: Row) -> Verified:
@@ -90,7 +130,7 @@ def verify(bench: Bench, evaluator: Evaluator, row: Row) -> Verified:
     folder = bench.artifacts(row.arch_id)
     if (folder / FILE).is_file() and (folder / "model.onnx").is_file():
         kept = _read(folder / FILE)
-        if len(kept.seeds) in (0, bench.spec.quality.seeds):
+        if len(kept.seeds) == bench.spec.quality.seeds:
             return kept
     try:
         verified = _verify(bench, evaluator, row, folder)
@@ -144,11 +184,11 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
 def _measured(bench: Bench, device: Device, arch_id: str, model: Path) -> Reading:
     """Measures the file that is shipped; again when the interval leaves open whether a limit holds."""
     limits = [limit for limit in bench.spec.limits if str(limit.metric) == device.metric]
-    for _ in range(MEASUREMENTS):
-        reading = device.measure(arch_id, model, stem=VERIFIED)
-        if all(limit.surely_met_by(reading) or limit.surely_broken_by(reading) for limit in limits):
-            break
-    return reading
+
+    def decided(reading: Reading) -> bool:
+        return all(limit.surely_met_by(reading) or limit.surely_broken_by(reading) for limit in limits)
+
+    return device.measure(arch_id, model, stem=VERIFIED, decided=decided)
 
 
 def _broken(limits: Sequence[Limit], readings: Mapping[str, Reading]) -> str:

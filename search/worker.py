@@ -194,7 +194,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     from safetensors.torch import save
 
     with write_aside(path) as file:
-        file.write(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+        file.write(save({name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}))
 
 
 def main() -> None:

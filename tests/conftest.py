@@ -145,7 +145,7 @@ class FakeDevice:
         self.name, self.folder = name, folder
         self.metric = f"latency_ms@{name}"
 
-    def load(self) -> None: ...
+    def load(self, arch_ids: object) -> None: ...
 
     def fingerprint(self) -> dict[str, object]:
         return {"cpu": "fake"}
@@ -156,7 +156,9 @@ class FakeDevice:
     def predict(self, graph: object) -> Reading | None:
         return None
 
-    def measure(self, arch_id: str, model: Path, graph: object = None, stem: str = "measurement") -> Reading:
+    def measure(
+        self, arch_id: str, model: Path, graph: object = None, stem: str = "", decided: object = None
+    ) -> Reading:
         value = 1.0 + chance("latency", arch_id)
         return Reading(value, 0.99 * value, 1.01 * value)
 

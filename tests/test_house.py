@@ -121,7 +121,7 @@ def test_every_module_says_what_is_public(path: Path) -> None:
             else []
         )
     }
-    public = next(
+    public: list[str] = next(
         (
             ast.literal_eval(node.value)
             for node in tree.body

@@ -65,4 +65,4 @@ def say(text: str) -> None:
 
 def next_command(*words: object) -> None:
     """Ends a command by naming the likely next one."""
-    say("next: " + " ".join(shlex.quote(str(word)) if " " in str(word) else str(word) for word in words))
+    say("next: " + shlex.join(map(str, words)))

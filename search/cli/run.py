@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...spaces.errors import InfeasibleError
 from .common import allow_code, as_json, next_command, out_of, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -37,9 +38,15 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
     work = Study.from_yaml(study, overrides, folder=out, allow_code=allow_code)
     start = time.monotonic()
     printer = _Printer(work.spec, quiet=as_json)
-    result = work.run(printer)
-    run = RunData.load(work.folder)
     page = work.folder / "report.html"
+    try:
+        result = work.run(printer)
+    except InfeasibleError:
+        if (work.folder / "front.parquet").is_file():
+            write_report(RunData.load(work.folder), page)
+            say(f"page: {page}")
+        raise
+    run = RunData.load(work.folder)
     write_report(run, page)
     selection = choose(run, run.limits)
     if as_json:
@@ -76,33 +83,37 @@ class _Printer:
     def note(self, text: str) -> None:
         say(text)
 
+    def _print(self, line: str) -> None:
+        """Prints, unless nobody reads any more: the study goes on."""
+        if not self._quiet:
+            try:
+                click.echo(line)
+            except BrokenPipeError:
+                self._quiet = True
+
     def trial(self, number: int, total: int, arch_id: str, outcome: Outcome) -> None:
         from ..quantities import format_reading
 
-        if self._quiet:
-            return
         if not self._headed:
             self._headed = True
-            click.echo(_columns("trial", "network", [*self._metrics], "seconds", ""))
+            self._print(_columns("trial", "network", [*self._metrics], "seconds", ""))
         cells = [
             format_reading(metric, outcome.readings[metric]) if metric in outcome.readings else "-"
             for metric in self._metrics
         ]
         note = "" if outcome.state == "complete" else f"{outcome.state}: {outcome.reason}"
         seconds = f"{sum(outcome.seconds.values()):.1f}"
-        click.echo(_columns(f"{number + 1}/{total}", arch_id, cells, seconds, note))
+        self._print(_columns(f"{number + 1}/{total}", arch_id, cells, seconds, note))
 
     def finalist(self, number: int, total: int, verified: Verified) -> None:
         from ..quantities import format_reading
 
-        if self._quiet:
-            return
         cells = [
             format_reading(metric, verified.readings[metric]) if metric in verified.readings else "-"
             for metric in self._metrics
         ]
         note = verified.reason or "verified"
-        click.echo(_columns(f"final {number}/{total}", verified.arch_id, cells, f"{verified.seconds:.1f}", note))
+        self._print(_columns(f"final {number}/{total}", verified.arch_id, cells, f"{verified.seconds:.1f}", note))
 
 
 def _columns(first: str, network: str, cells: list[str], seconds: str, note: str) -> str:

@@ -34,5 +34,8 @@ def command(run: Path, limits: tuple[str, ...], as_json: bool) -> int:
     if selection.best is None:
         say("nothing fits the limits")
         return InfeasibleError.exit_code
-    next_command("hwnas", "export", run, selection.best.trial.arch_id)
+    if data.front is None:
+        next_command("hwnas", "run", run / "study.yaml")
+    else:
+        next_command("hwnas", "export", run, selection.best.trial.arch_id)
     return 0

@@ -88,3 +88,32 @@ def test_a_proposal_is_the_same_in_another_process() -> None:
         for seed in ("1", "2")
     }
     assert len(found) == 1
+
+
+class Dependent(Space):
+    """Has options that depend on another decision."""
+
+    name = "dependent"
+    input_shape = (1, 8, 8)
+    num_classes = 10
+
+    def _decide(self, choose: Chooser) -> None:
+        deep = choose.flag("deep")
+        choose.one_of("width", [16, 32, 64] if deep else [8, 16])
+
+    def build(self, architecture: Architecture) -> object:  # type: ignore[override]  # never built here
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_options_may_depend_on_a_decision(sampler: str) -> None:
+    space, study = Dependent(), optuna.create_study(directions=["minimize", "minimize"])
+    found: dict[str, Architecture] = {}
+    for _ in range(5):
+        proposal = propose(study.trials, space, found, directions=["minimize"] * 2, sampler=sampler, seed=0)
+        assert proposal is not None
+        found[proposal.architecture.id] = proposal.architecture
+        study.add_trial(proposal.template)  # a storage refuses a name with other options
+        study.tell(len(found) - 1, [float(len(found)), 1.0])
+    assert len(found) == 5
+    assert propose(study.trials, space, found, directions=["minimize"] * 2, sampler=sampler, seed=0) is None

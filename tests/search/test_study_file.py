@@ -358,3 +358,10 @@ def test_any_override_gives_one_line(override: str) -> None:
         load_study_text(LEAST, [override])
     except (StudyFileError, DeviceError) as error:
         assert str(error).isprintable()
+
+
+def test_a_study_with_many_knobs_can_be_written_and_read() -> None:
+    knobs = "\n".join(f"    stage{i}.a_knob_with_a_long_name: [{i}, {i + 1}]" for i in range(100))
+    spec = load_study_text(LEAST.replace("space: {use: mobile}", f"space:\n  use: mobile\n  params:\n{knobs}"))
+    assert len(spec.space.params) == 100
+    assert load_study_text(dump_study(spec)) == spec

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState, create_trial
 
+from hwnas.search.frames import Row
 from hwnas.search.metrics import Metric, Reading
+from hwnas.search.outcome import Outcome
 from hwnas.search.run_data import RunData
 from hwnas.search.study import Study
-from hwnas.search.verification import Verified, mean_reading, verified_front
+from hwnas.search.verification import Verified, finalists, mean_reading, verified_front
 from hwnas.spaces.errors import CandidateError, InfeasibleError
 
 StudyFile = Callable[..., Path]
@@ -115,8 +118,8 @@ def test_a_measured_cost_over_its_limit_leaves_the_front(
 ) -> None:
     from hwnas.search import latency
 
-    def measure(self: Any, arch_id: str, model: Path, graph: object = None, stem: str = "measurement") -> Reading:
-        return Reading(1.0, 0.9, 1.1) if stem == "measurement" else Reading(1.0, 0.9, 1.3)
+    def measure(self: Any, arch_id: str, model: Path, graph: object = None, stem: str = "", **more: Any) -> Reading:
+        return Reading(1.0, 0.9, 1.3) if stem == "verified" else Reading(1.0, 0.9, 1.1)
 
     monkeypatch.setattr(latency.Device, "measure", measure)
     path = study_file(tmp_path, limits=["latency_ms@cpu <= 1.2"])
@@ -124,3 +127,25 @@ def test_a_measured_cost_over_its_limit_leaves_the_front(
         Study.from_yaml(path, folder=tmp_path / "run").run()
     kept = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("artifacts/*/verified.json")]
     assert len(kept) == 6 and not any(item["feasible"] for item in kept)  # at most three times those wanted
+
+
+def test_finalists_are_the_front_and_far_neighbours() -> None:
+    """Twenty cheap networks of equal worth hide a dear one that may be better; it is a finalist all the same."""
+
+    def row(number: int, top1: float, latency: float) -> Row:
+        readings = {"top1": Reading(top1, top1 - 0.02, top1 + 0.02), "latency_ms@cpu": Reading(latency)}
+        outcome = Outcome("complete", readings).to_dict()
+        attrs = {"arch_id": f"{number:016x}", "arch": "{}", "outcome": outcome}
+        trial = create_trial(state=TrialState.COMPLETE, values=[top1, latency], user_attrs=attrs)
+        trial.number = number
+        return Row(trial, ())
+
+    rows = [row(i, 0.97, 1.0 + i / 1000) for i in range(20)]
+    rows += [row(20, 0.96, 9.0), row(21, 0.90, 12.0), row(22, 0.98, 1.1)]
+    objectives = [Metric("top1"), Metric("latency_ms", "cpu")]
+    order = [r.number for r in finalists(rows, objectives, 4)]
+    assert sorted(order) == list(range(23))
+    assert set(order[:2]) == {0, 22}  # the front
+    assert order[2] == 20  # within the intervals of the front, and far from it
+    assert 21 not in order[:-1] or order.index(21) > order.index(19)  # surely worse: after every neighbour
+    assert finalists([], objectives, 4) == []
