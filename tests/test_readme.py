@@ -35,6 +35,10 @@ def test_the_space_builds(tmp_path: Path) -> None:
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
+def test_no_placeholder_is_left() -> None:
+    assert not re.findall(r"\b[A-Z]{4,}_[A-Z]+\b", README)
+
+
 def test_links_and_pictures_are_there() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
     assert targets
