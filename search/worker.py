@@ -10,6 +10,7 @@ import argparse
 import time
 from dataclasses import asdict
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +205,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    import_module("fvcore.nn")  # takes a second or two: better now than within the first trial
     worker = Worker(options.folder, options.allow_code)
     names = ("prepare", "score", "train", "export", "test_part", "describe")
     serve({name: getattr(worker, name) for name in names})

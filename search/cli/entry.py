@@ -62,7 +62,7 @@ class _Verbs(click.Group):
     epilog="Start with `hwnas init my-study`. Exit codes: 0 done, 2 bad usage, 3 nothing feasible, 4 device missing, "
     "65 corrupt data, 74 disk, 75 locked, 130 interrupted (the same command goes on).",
 )
-@click.option("-v", "--verbose", count=True, help="Say more.")
+@click.option("-v", "--verbose", count=True, help="Say more: the seconds of each stage of a trial.")
 @click.option("-q", "--quiet", is_flag=True, help="Say less.")
 @click.option("--no-color", is_flag=True, help="Plain text (also NO_COLOR and CI in the environment).")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

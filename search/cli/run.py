@@ -102,6 +102,8 @@ class _Printer:
             for metric in self._metrics
         ]
         note = "" if outcome.state == "complete" else f"{outcome.state}: {outcome.reason}"
+        if click.get_current_context().obj["verbose"]:
+            note += " (" + ", ".join(f"{stage} {spent:.2f} s" for stage, spent in outcome.seconds.items()) + ")"
         seconds = f"{sum(outcome.seconds.values()):.1f}"
         self._print(_columns(f"{number + 1}/{total}", arch_id, cells, seconds, note))
 
