@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ import numpy as np
 import pytest
 
 from hwnas.search.metrics import Reading
+
+# A shell without job control starts background jobs with SIGINT ignored, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Study = Callable[..., Path]
 CLEAN = {key: value for key, value in os.environ.items() if key not in ("PYTHONWARNINGS", "CI", "NO_COLOR")}
