@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import json
 import os
@@ -40,6 +41,7 @@ MAX_FILE_BYTES = 4 << 30
 """Largest file a child may write: a candidate that prints without end cannot fill the disk."""
 
 _PR_SET_PDEATHSIG = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
@@ -116,6 +118,8 @@ def _answer(handlers: Mapping[str, Handler], line: bytes) -> dict[str, Any]:
 def _failure(error: Exception) -> dict[str, str]:
     """Names what went wrong with a candidate."""
     detail = traceback.format_exception_only(error)[-1].strip()[:500]
+    if isinstance(error, OSError) and error.errno in _FULL:  # not the candidate's fault
+        return {"error": "DiskError", "message": f"cannot write {error.filename or 'a file'}: {error.strerror}"}
     if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _OUT_OF_MEMORY):
         return {"failure": "oom", "detail": detail}
     if isinstance(error, ValueError) and "JSON compliant" in str(error):

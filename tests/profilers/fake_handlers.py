@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -95,6 +96,7 @@ def _raise(request: Request) -> Request:
         "memory": MemoryError("64 GB"),
         "torch": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1e12 bytes"),
         "value": ValueError("a bad shape"),
+        "full": OSError(errno.ENOSPC, "No space left on device", "out.npy"),
     }
     raise kinds[request["kind"]]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.profilers.child import Child
-from hwnas.spaces.errors import CandidateError, DeviceError
+from hwnas.spaces.errors import CandidateError, DeviceError, DiskError
 
 HERE = Path(__file__).parent
 FAKE_ENV = {"PYTHONPATH": str(HERE)}
@@ -130,6 +130,11 @@ def test_what_a_handler_raises(child: Child, kind: str, code: str) -> None:
 def test_our_own_errors_keep_their_class(child: Child) -> None:
     with pytest.raises(DeviceError, match="no such runtime"):
         child.call({"do": "raise", "kind": "device"}, 20)
+
+
+def test_a_full_disk_is_not_the_candidates_fault(child: Child) -> None:
+    with pytest.raises(DiskError, match=r"out\.npy: No space left"):
+        child.call({"do": "raise", "kind": "full"}, 20)
 
 
 @pytest.mark.parametrize(("kind", "code"), [("nan", "non_finite"), ("inf", "non_finite"), ("object", "bad_result")])
