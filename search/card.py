@@ -37,7 +37,9 @@ def write_card(bench: Bench, row: Row, member: Verified, test: Reading, known: M
         "",
         f"`top1` is the mean over {len(member.seeds)} trainings with different seeds on the validation part ({seeds});",
         "`top1_test` is `model.onnx`, the best of them, run once on the test part.",
-        f"Torch and `model.onnx` differ by at most {member.parity or 0.0:.1e} of the largest output.",
+        "Torch and `model.onnx` were not compared."
+        if member.parity is None
+        else f"Torch and `model.onnx` differ by at most {member.parity:.1e} of the largest output.",
         "",
         "## Input",
         "",
