@@ -3,9 +3,9 @@
     python benchmarks/quickstart.py                     # runs studies/digits.yaml in a temporary folder
     python benchmarks/quickstart.py --run runs/digits   # takes a run that is there
 
-Prints seconds per trial: ask, build, count, export, predict, measure, train, tell. The driver's own overhead is
-everything but train and measure. With several workers, a stage's seconds are those of the one evaluation; what it
-waited for others is among them.
+Prints seconds per trial: ask, build, count, export, predict, measure, train, tell, and the rest, which is what passed
+between ask and tell beside them. The driver's own overhead is everything but train and measure. With several workers, a
+stage's seconds are those of the one evaluation; what it waited for others is among them.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-STAGES = ("ask", "build", "count", "export", "predict", "measure", "train", "tell")
+STAGES = ("ask", "build", "count", "export", "predict", "measure", "train", "tell", "rest")
 SPENDING = ("measure", "train")
 ROOT = Path(__file__).parents[1]
 
 
 def rows_of(events: Path) -> list[dict[str, float]]:
     """Returns the seconds of each stage, one row a trial."""
-    rows = []
+    rows, asked = [], {}
     for line in events.read_text("utf-8").splitlines():
         event = json.loads(line)
-        if event["event"] == "told":
-            seconds = event["outcome"]["seconds"]
-            rows.append({**{stage: seconds.get(stage, 0.0) for stage in STAGES}, "tell": event["seconds"]})
+        if event["event"] == "asked":
+            asked[event["number"]] = event["clock"] - event["seconds"]
+        elif event["event"] == "told":
+            seconds = {**event["outcome"]["seconds"], "tell": event["seconds"]}
+            rest = event["clock"] - asked[event["number"]] - sum(seconds.values())
+            rows.append({stage: {**seconds, "rest": rest}.get(stage, 0.0) for stage in STAGES})
     return rows
 
 

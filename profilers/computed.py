@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -12,105 +13,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Computed", "computed_metrics"]
 
-_IN_PLACE = frozenset(
-    [
-        "add",
-        "add_",
-        "clamp",
-        "clamp_",
-        "div",
-        "div_",
-        "dropout",
-        "elu",
-        "elu_",
-        "gelu",
-        "hardsigmoid",
-        "hardsigmoid_",
-        "hardswish",
-        "hardswish_",
-        "hardtanh",
-        "hardtanh_",
-        "leaky_relu",
-        "leaky_relu_",
-        "mish",
-        "mul",
-        "mul_",
-        "native_batch_norm",
-        "native_dropout",
-        "relu",
-        "relu_",
-        "sigmoid",
-        "sigmoid_",
-        "silu",
-        "silu_",
-        "sub",
-        "sub_",
-        "tanh",
-        "tanh_",
-        "_native_batch_norm_legit_no_training",
-        "cudnn_batch_norm",
-        "batch_norm",
-    ]
-)
-"""Operators that can write over their first input of the same size when nothing else reads it."""
+_NAMES = """
+_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit_no_training _prelu_kernel _safe_softmax
+_softmax
+_to_copy _unsafe_view adaptive_max_pool2d adaptive_max_pool3d arange avg_pool2d avg_pool3d channel_shuffle cat
+constant_pad_nd copy_ cudnn_batch_norm embedding empty empty_like fill_ flip full full_like gather glu hardswish
+hardswish_ index index_select lift_fresh lift_fresh_copy logsumexp max_pool2d_with_indices max_pool3d_with_indices
+native_batch_norm native_channel_shuffle native_dropout native_group_norm native_layer_norm new_empty new_full
+new_ones new_zeros ones ones_like pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat
+replication_pad2d roll scalar_tensor stack topk upsample_bicubic2d upsample_bilinear2d upsample_linear1d
+upsample_nearest1d upsample_nearest2d var_mean zero_ zeros zeros_like
+"""
+_FREE = frozenset(_NAMES.split())
+"""Operators of torch that have no multiply-adds by convention, beside views, elementwise operators and reductions."""
 
-_FREE = frozenset(
-    [
-        "add",
-        "add_",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_max_pool2d",
-        "avg_pool2d",
-        "batch_norm",
-        "clamp",
-        "clamp_",
-        "clamp_min",
-        "div",
-        "div_",
-        "dropout",
-        "elu",
-        "exp",
-        "gelu",
-        "hardsigmoid",
-        "hardsigmoid_",
-        "hardswish",
-        "hardswish_",
-        "hardtanh",
-        "hardtanh_",
-        "leaky_relu",
-        "leaky_relu_",
-        "log_softmax",
-        "max",
-        "max_pool2d",
-        "mean",
-        "mul",
-        "mul_",
-        "neg",
-        "pad",
-        "pow",
-        "relu",
-        "relu6",
-        "relu6_",
-        "relu_",
-        "rsqrt",
-        "rsub",
-        "sigmoid",
-        "sigmoid_",
-        "silu",
-        "silu_",
-        "softmax",
-        "softplus",
-        "sqrt",
-        "sub",
-        "sub_",
-        "sum",
-        "tanh",
-        "upsample_bilinear2d",
-        "upsample_nearest2d",
-    ]
+_IN_PLACE = frozenset(
+    ["_native_batch_norm_legit_no_training", "cudnn_batch_norm", "hardswish", "hardswish_", "native_batch_norm"]
 )
-"""Operators that count no multiply-adds by convention; fvcore would list them as unsupported."""
+"""Operators that can write over their first input of the same size when nothing else reads it, beside elementwise."""
 
 
 class Computed(TypedDict):
@@ -152,104 +72,153 @@ def computed_metrics(model: torch.nn.Module, input_shape: tuple[int, int, int]) 
     model.eval()
     try:
         with torch.no_grad():
-            x = torch.zeros(1, *input_shape, device=device)
-            macs, uncounted = _macs(model, x)
-            peak = _peak_bytes(model, x)
+            recording = _record(model, torch.zeros(1, *input_shape, device=device))
     finally:
         for module, mode in was_training.items():
             module.training = mode
     params = sum(parameter.numel() for parameter in model.parameters())
-    return Computed(params=params, macs=macs, peak_memory_mb=peak / 1e6, uncounted=uncounted)
+    return Computed(
+        params=params,
+        macs=recording.macs,
+        peak_memory_mb=_peak_of(recording) / 1e6,
+        uncounted=sorted(recording.uncounted),
+    )
 
 
-def _macs(model: torch.nn.Module, x: torch.Tensor) -> tuple[int, list[str]]:
-    """Multiply-adds as fvcore counts them, without its counts for normalisation, pooling and resizing."""
-    quiet = [logging.getLogger(name) for name in ("fvcore", "fvcore.nn.jit_analysis")]
-    levels = [logger.level for logger in quiet]
-    for logger in quiet:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from fvcore.nn import FlopCountAnalysis  # its import warns of its own use of torch.jit
+class _Shaped:
+    """A tensor as fvcore's counters ask for it; they are made for the values of a traced graph.
 
-            analysis = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-            analysis.tracer_warnings("none")
-            analysis.set_op_handle(**{f"aten::{name}": _no_macs for name in _COUNTED_BY_FVCORE_ONLY})
-            macs = int(sum(analysis.by_operator().values()))
-            unsupported = analysis.unsupported_ops()
-    finally:
-        for logger, level in zip(quiet, levels, strict=True):
-            logger.setLevel(level)
-    names = {str(name).removeprefix("aten::") for name in unsupported}
-    return macs, sorted(name for name in names if name not in _FREE)
+    Args:
+        tensor: has a shape.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._shape = list(tensor.shape)
+
+    def isCompleteTensor(self) -> bool:
+        return True
+
+    def type(self) -> _Shaped:
+        return self
+
+    def sizes(self) -> list[int]:
+        return self._shape
 
 
-def _no_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """A handle for fvcore; `None`, which its documentation names, leaves the operator counted (0.1.5)."""
-    return 0
+def _counters() -> dict[str, Callable[[Sequence[Any], Any], int]]:
+    """Returns fvcore's count of multiply-adds for each operator that has some: from arguments and result."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the import warns of its own use of torch.jit
+        from fvcore.nn import jit_handles
 
+    def convolution(args: Sequence[Any], result: Any) -> int:
+        return int(jit_handles.conv_flop_count(args[0].shape, args[1].shape, result.shape, transposed=args[6]))
 
-_COUNTED_BY_FVCORE_ONLY = (
-    "batch_norm",
-    "layer_norm",
-    "adaptive_avg_pool2d",
-    "upsample_bilinear2d",
-    "upsample_nearest2d",
-)
-"""fvcore gives these a few operations per value; torch's counter and the papers do not."""
+    def product(handle: Any, skipped: int = 0) -> Callable[[Sequence[Any], Any], int]:
+        """Returns the count of a product of two tensors, the first of which is argument number `skipped`."""
+        none = [None] * skipped  # fvcore looks at places, not at these arguments
+        return lambda args, result: int(handle([*none, *map(_Shaped, args[skipped : skipped + 2])], [_Shaped(result)]))
+
+    return {
+        "convolution": convolution,
+        "addmm": product(jit_handles.addmm_flop_jit, skipped=1),
+        "mm": product(jit_handles.matmul_flop_jit),
+        "bmm": product(jit_handles.bmm_flop_jit),
+    }
 
 
 @dataclass
 class _Step:
-    """One operator: the storages that it reads and makes."""
+    """One operator: the storages that it reads and makes, and whether it can write over what it reads."""
 
-    name: str
     reads: list[int]
     makes: list[int]
+    in_place: bool
 
 
 @dataclass
 class _Recording:
-    """The operators of one inference, and the size of every storage in bytes."""
+    """The operators of one inference, in order, with the size of every storage in bytes.
+
+    Attributes:
+        steps: the operators.
+        sizes: bytes of each storage but those of weights and buffers.
+        kept: storages that the outputs are in.
+        macs: multiply-adds.
+        uncounted: names of operators that may have multiply-adds, but no count.
+    """
 
     steps: list[_Step] = field(default_factory=list)
     sizes: dict[int, int] = field(default_factory=dict)
-    held: list[Any] = field(default_factory=list)  # so that no storage's address is used twice
+    kept: set[int] = field(default_factory=set)
+    macs: int = 0
+    uncounted: set[str] = field(default_factory=set)
 
 
-def _peak_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
+def _record(model: torch.nn.Module, x: torch.Tensor) -> _Recording:
+    """Runs one inference and notes every operator that torch dispatches.
+
+    To trace the network for fvcore's own walk would take 5 times as long.
+    """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
+    def tensors(value: Any) -> list[torch.Tensor]:
+        return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
     constants = {_storage(item) for item in (*model.parameters(), *model.buffers())}
     recording = _Recording(sizes={_storage(x): x.numel() * x.element_size()})
+    counters = _counters()
+    held: list[torch.Tensor] = []  # so that no storage's address is used twice
 
     class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotations there
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            reads = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, torch.Tensor)]
-            makes = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.numel()]
-            recording.held.extend(makes)
+            makes = [tensor for tensor in tensors(result) if tensor.numel()]
+            held.extend(makes)
             for tensor in makes:
                 recording.sizes.setdefault(_storage(tensor), tensor.numel() * tensor.element_size())
-            read = [key for key in map(_storage, reads) if key not in constants]
-            made = [key for key in map(_storage, makes) if key not in constants]
-            recording.steps.append(_Step(func.overloadpacket.__name__, read, made))
+            name = func.overloadpacket.__name__
+            elementwise = torch.Tag.pointwise in func.tags
+            recording.steps.append(
+                _Step(
+                    [key for key in map(_storage, tensors((args, kwargs))) if key not in constants],
+                    [key for key in map(_storage, makes) if key not in constants],
+                    elementwise or name in _IN_PLACE,
+                )
+            )
+            if name in counters:
+                recording.macs += counters[name](args, result)
+            elif not (elementwise or func.is_view or torch.Tag.reduction in func.tags or name in _FREE):
+                recording.uncounted.add(name)
             return result
 
-    with Recorder():  # type: ignore[no-untyped-call]  # as above
+    with _plain_attention(), Recorder():  # type: ignore[no-untyped-call]  # as above
         outputs = model(x)
-    kept = {_storage(t) for t in tree_leaves(outputs) if isinstance(t, torch.Tensor)}
-    return _peak_of(recording, kept)
+    recording.kept = {_storage(tensor) for tensor in tensors(outputs)}
+    return recording
 
 
-def _peak_of(recording: _Recording, kept: set[int]) -> int:
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Has attention computed by operators that can be counted, instead of one fused operator."""
+    import torch
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _peak_of(recording: _Recording) -> int:
     """Largest sum of live storages, with elementwise operators in place where that is possible."""
     last = {key: place for place, step in enumerate(recording.steps) for key in (*step.reads, *step.makes)}
     end = len(recording.steps)
-    last.update((key, end) for key in kept)
+    last.update((key, end) for key in recording.kept)
     live: dict[int, int] = {}
     if recording.steps:
         live.update((key, recording.sizes[key]) for key in recording.steps[0].reads if key in recording.sizes)
@@ -260,10 +229,7 @@ def _peak_of(recording: _Recording, kept: set[int]) -> int:
             (
                 key
                 for key in step.reads
-                if step.name in _IN_PLACE
-                and fresh
-                and last[key] == place
-                and live.get(key) == recording.sizes[fresh[0]]
+                if step.in_place and fresh and last[key] == place and live.get(key) == recording.sizes[fresh[0]]
             ),
             None,
         )

@@ -19,7 +19,7 @@ from .feasibility import preflight
 from .frames import Row, front_of, rows_of
 from .metrics import Reading
 from .outcome import Outcome, violations
-from .proposer import propose
+from .proposer import Proposer
 from .reporter import Reporter
 from .storage import OUTCOME, EventLog, StudyStore
 from .verification import Verified, finalists, test_accuracy, verified_front, verify
@@ -60,6 +60,13 @@ class Driver:
         self.events = events
         self.reporter = reporter
         self.objectives = [objective.metric for objective in self.spec.objectives]
+        self._proposer = Proposer(
+            space,
+            directions=[objective.direction for objective in self.spec.objectives],
+            sampler=self.spec.search.sampler,
+            seed=self.spec.search.seed,
+            workers=self.spec.run.workers,
+        )
         self._free: SimpleQueue[Evaluator] = SimpleQueue()
         self._evaluators: list[Evaluator] = []
 
@@ -178,14 +185,8 @@ class Driver:
 
     def _ask(self) -> _Job | None:
         start = time.monotonic()
-        proposal = propose(
-            self.store.trials,
-            self.space,
-            {trial.user_attrs["arch_id"] for trial in self.store.trials},
-            directions=[objective.direction for objective in self.spec.objectives],
-            sampler=self.spec.search.sampler,
-            seed=self.spec.search.seed,
-            workers=self.spec.run.workers,
+        proposal = self._proposer.propose(
+            self.store.trials, {trial.user_attrs["arch_id"] for trial in self.store.trials}
         )
         if proposal is None:
             self.reporter.note(f"no architecture that is new was found after {len(self.store.trials)} trials")

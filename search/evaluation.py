@@ -233,7 +233,7 @@ class Evaluator:
 
     def _latency(self, device: Device, arch_id: str, model: Path, probe: Path, progress: _Progress) -> None:
         with progress.timed("predict"):
-            graph = device.graph(arch_id, model)
+            graph = device.graph(model)
             predicted = device.predict(graph)
         if predicted is not None:
             progress.learn({device.metric: predicted}, surely=True)

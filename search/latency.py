@@ -94,11 +94,9 @@ class Device:
         """Returns what the device is: CPU, memory, governor, runtime and versions."""
         return dict(self._profiler.fingerprint())
 
-    def graph(self, arch_id: str, model: Path) -> Graph:
+    def graph(self, model: Path) -> Graph:
         """Returns what the runtime really executes for a model file."""
-        graph = self._profiler.graph(model)
-        write_json(self._folder / "artifacts" / arch_id / f"graph-{self.name}.json", graph.to_json())
-        return graph
+        return self._profiler.graph(model)
 
     def predict(self, graph: Graph) -> Reading | None:
         """Returns a predicted reading with its interval, or None while too little was measured."""
@@ -140,8 +138,10 @@ class Device:
             reading = Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured")
             if len(taken) == ATTEMPTS or decided(reading):
                 break
-        write_json(self._folder / "artifacts" / arch_id / f"{stem}-{self.name}.json", measurement.to_json())
+        folder = self._folder / "artifacts" / arch_id
+        write_json(folder / f"{stem}-{self.name}.json", measurement.to_json())
         if graph is not None:
+            write_json(folder / f"graph-{self.name}.json", graph.to_json())
             with self._lock:
                 self._samples[arch_id] = graph, measurement.median_ms
             self._fit()

@@ -1,14 +1,13 @@
 """Which architecture to try next: any Optuna sampler, made repeatable and free of duplicates.
 
 A proposal is a pure function of the trials so far, the seed and the trial's number. The sampler is built anew for each
-one, from a seed made of (study seed, trial number), and works on a copy of the history in memory; only the chosen trial
-is then stored, as one record. So a study that was killed goes on with the same trials as one that was not.
+one, from a seed made of (study seed, trial number), and looks at the history in memory; only the chosen trial is then
+stored, as one record. So a study that was killed goes on with the same trials as one that was not.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +24,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ..spaces import Architecture, Chooser, RandomChooser, ReplayChooser, Space, enumerate_architectures
-from ..spaces.decision import Domain, Integer, OneOf
+from ..spaces.decision import Domain, Integer, OneOf, first
 from ..spaces.errors import SpaceError
 
 if TYPE_CHECKING:
     from ..spaces import Value
 
-__all__ = ["SAMPLERS", "Proposal", "TrialChooser", "make_sampler", "propose"]
+__all__ = ["SAMPLERS", "Proposal", "Proposer", "make_sampler"]
 
 SAMPLERS = ("random", "tpe", "nsga2", "nsga3", "gp")
 POPULATION = 20
@@ -42,26 +41,31 @@ DRAWS = 512
 """How many random architectures are drawn in search of a new one, before a small space is enumerated."""
 
 
-class TrialChooser(Chooser):
-    """Decides through an Optuna trial.
+class SamplerChooser(Chooser):
+    """Decides through an Optuna sampler, as `optuna.Trial` does, but stores nothing.
 
     Args:
-        trial: what Optuna asks for.
+        study: what the sampler looks at; its own sampler is asked.
+        trial: a running trial of that study.
         known: the space's knobs; see `parameter_name`.
     """
 
-    def __init__(self, trial: optuna.Trial, known: Mapping[str, Domain]) -> None:
+    def __init__(self, study: optuna.Study, trial: FrozenTrial, known: Mapping[str, Domain]) -> None:
         super().__init__()
-        self._trial = trial
-        self._known = known
+        self._study, self._trial, self._known = study, trial, known
+        study.sampler.before_trial(study, trial)
+        space = study.sampler.infer_relative_search_space(study, trial)
+        self._together = study.sampler.sample_relative(study, trial, space)
 
     def _choose(self, name: str, domain: Domain) -> Value:
-        name = parameter_name(name, domain, self._known)
-        if isinstance(domain, OneOf):
-            return self._trial.suggest_categorical(name, list(domain.options))  # type: ignore[return-value]
-        if isinstance(domain, Integer):
-            return self._trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
-        return self._trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+        name, options = parameter_name(name, domain, self._known), distribution(domain)
+        if options.single():
+            return first(domain)
+        value = self._together.get(name)
+        if name not in self._together or not options._contains(options.to_internal_repr(value)):
+            value = self._study.sampler.sample_independent(self._study, self._trial, name, options)
+        chosen: Value = options.to_external_repr(options.to_internal_repr(value))
+        return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,69 +102,87 @@ def make_sampler(name: str, seed: int, workers: int = 1) -> optuna.samplers.Base
     raise ValueError(f"unknown sampler {name!r}: use one of {SAMPLERS}")
 
 
-def propose(
-    history: Sequence[FrozenTrial],
-    space: Space,
-    seen: Collection[str],
-    *,
-    directions: Sequence[str],
-    sampler: str,
-    seed: int,
-    workers: int = 1,
-) -> Proposal | None:
-    """Returns the next architecture that is not among those seen, or None when the space has no other.
+class Proposer:
+    """Proposes architectures of one space.
 
     Args:
-        history: all trials of the study, in order of their numbers, running ones included.
         space: what can be built.
-        seen: ids of the architectures that need no other trial.
         directions: `minimize` or `maximize` for each objective.
         sampler: one of SAMPLERS, or `auto`.
         seed: the study's.
         workers: trials at the same time.
     """
-    number, known = len(history), _knobs(space)
-    mirror = _mirror(history, directions)
-    for ask in range(ASKS):
-        mirror.sampler = make_sampler(sampler, _seed(seed, number, ask), workers)
-        trial = _ask(mirror)
-        chooser = TrialChooser(trial, known)
-        architecture = _decided(space, chooser)
-        if architecture is not None and architecture.id not in seen:
-            system = mirror.get_trials(deepcopy=False)[trial.number].system_attrs
-            return _proposal(architecture, chooser, known, system, ask + 1, drawn=False)
-        mirror.tell(trial, state=TrialState.FAIL)
-    drawn = _draw(space, seen, seed, number)
-    return None if drawn is None else _proposal(*drawn, known, {}, ASKS, drawn=True)
+
+    def __init__(self, space: Space, *, directions: Sequence[str], sampler: str, seed: int, workers: int = 1) -> None:
+        self._space, self._sampler, self._seed, self._workers = space, sampler, seed, workers
+        self._directions = [StudyDirection[direction.upper()] for direction in directions]
+        self._known = _knobs(space)
+        self._copies: list[tuple[FrozenTrial, FrozenTrial]] = []
+
+    def propose(self, history: Sequence[FrozenTrial], seen: Collection[str]) -> Proposal | None:
+        """Returns the next architecture that is not among those seen, or None when the space has no other.
+
+        Args:
+            history: all trials of the study, in order of their numbers, running ones included.
+            seen: ids of the architectures that need no other trial.
+        """
+        number, trials = len(history), self._copied(history)
+        for ask in range(ASKS):
+            sampler = make_sampler(self._sampler, _seed(self._seed, number, ask), self._workers)
+            mirror = _Mirror(trials, self._directions)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study = optuna.Study(mirror.name, mirror, sampler)
+                running = mirror.create_new_trial(study._study_id)
+                chooser = SamplerChooser(study, mirror.get_trial(running), self._known)
+                architecture = _decided(self._space, chooser)
+            if architecture is not None and architecture.id not in seen:
+                attributes = mirror.get_trial(running).system_attrs
+                return _proposal(architecture, chooser, self._known, attributes, ask + 1, drawn=False)
+        drawn = _draw(self._space, seen, self._seed, number)
+        return None if drawn is None else _proposal(*drawn, self._known, {}, ASKS, drawn=True)
+
+    def _copied(self, history: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Returns the history as samplers read it; what has not changed since the last time is not copied again."""
+        kept = self._copies
+        self._copies = [
+            kept[place] if place < len(kept) and kept[place][0] is trial else (trial, _without_legacy(trial, place))
+            for place, trial in enumerate(history)
+        ]
+        return [copied for _, copied in self._copies]
 
 
-def _mirror(history: Sequence[FrozenTrial], directions: Sequence[str]) -> optuna.Study:
-    """Returns a study in memory with the same trials, for a sampler to look at."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.WARNING)
-    try:
-        mirror = optuna.create_study(directions=[StudyDirection[direction.upper()] for direction in directions])
-        mirror.add_trials([_without_legacy(trial) for trial in history])
-    finally:
-        optuna.logging.set_verbosity(level)
-    return mirror
+class _Mirror(optuna.storages.InMemoryStorage):
+    """A storage in memory of one study, with trials that are taken over as they are: it would copy each for each ask.
+
+    Args:
+        trials: each with its place as number and id; they are not changed.
+        directions: of the objectives.
+    """
+
+    name = "mirror"
+
+    def __init__(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> None:
+        super().__init__()
+        study = self._studies[key := super().create_new_study(directions, self.name)]
+        study.trials = list(trials)
+        self._trial_id_to_study_id_and_number = {number: (key, number) for number in range(len(trials))}
+        self._max_trial_id = len(trials) - 1
+        for number in range(len(trials)):
+            self._update_cache(number, key)
 
 
-def _without_legacy(trial: FrozenTrial) -> FrozenTrial:
+def _without_legacy(trial: FrozenTrial, number: int) -> FrozenTrial:
     """Leaves out the list of constraints that is stored for optuna-dashboard: each would count twice."""
-    return optuna.trial.create_trial(
+    copied = optuna.trial.create_trial(
         state=trial.state,
         values=trial.values,
         params=trial.params,
         distributions=trial.distributions,
         system_attrs={key: value for key, value in trial.system_attrs.items() if key != "constraints"},
     )
-
-
-def _ask(mirror: optuna.Study) -> optuna.Trial:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return mirror.ask()
+    copied.number = copied._trial_id = number
+    return copied
 
 
 def _knobs(space: Space) -> Mapping[str, Domain]:

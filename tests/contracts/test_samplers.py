@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from hwnas.search.proposer import SAMPLERS, Proposal, propose
+from hwnas.search.proposer import SAMPLERS, Proposal, Proposer
 from hwnas.spaces import Architecture, Chooser, Space, load_space
 
 STATES = (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE)
@@ -83,13 +83,20 @@ def walk(
     directions: Sequence[str] = ("maximize", "minimize"),
     states: Sequence[TrialState] = STATES,
     workers: int = 1,
+    fresh: bool = False,
 ) -> list[FrozenTrial]:
-    """Proposes and tells; with several workers the last trials are running while the next is proposed."""
+    """Proposes and tells, with one proposer for all or a `fresh` one each time.
+
+    With several workers the last trials are running while the next is proposed.
+    """
     history: list[FrozenTrial] = []
     pending: list[Proposal] = []
+    proposer = Proposer(space, directions=directions, sampler=sampler, seed=seed, workers=workers)
     for number in range(trials):
         seen = {trial.user_attrs["arch_id"] for trial in history}
-        proposal = propose(history, space, seen, directions=directions, sampler=sampler, seed=seed, workers=workers)
+        if fresh:
+            proposer = Proposer(space, directions=directions, sampler=sampler, seed=seed, workers=workers)
+        proposal = proposer.propose(history, seen)
         if proposal is None:
             break
         assert proposal.architecture.id not in seen
@@ -126,7 +133,7 @@ def length(sampler: str) -> int:
 @pytest.mark.parametrize("directions", [("minimize",), ("maximize", "minimize"), ("maximize", "minimize", "minimize")])
 def test_the_same_seed_and_history_give_the_same_proposal(sampler: str, directions: tuple[str, ...]) -> None:
     first = walk(sampler, Branches(), length(sampler), directions=directions)
-    again = walk(sampler, Branches(), length(sampler), directions=directions)
+    again = walk(sampler, Branches(), length(sampler), directions=directions, fresh=True)
     assert ids(first) == ids(again)
     assert [trial.params for trial in first] == [trial.params for trial in again]
     assert ids(walk(sampler, Branches(), 5, seed=1, directions=directions)) != ids(first)[:5]
@@ -136,8 +143,10 @@ def test_the_same_seed_and_history_give_the_same_proposal(sampler: str, directio
 def test_a_proposal_leaves_the_history_alone(sampler: str) -> None:
     history = walk(sampler, Branches(), 12)
     before = [(trial.number, trial.params, trial.values, dict(trial.system_attrs)) for trial in history]
-    for _ in range(2):
-        propose(history, Branches(), set(ids(history)), directions=["maximize", "minimize"], sampler=sampler, seed=0)
+    proposer = Proposer(Branches(), directions=["maximize", "minimize"], sampler=sampler, seed=0)
+    proposals = [proposer.propose(history, set(ids(history))) for _ in range(2)]
+    assert proposals[0] is not None and proposals[1] is not None
+    assert proposals[0].architecture == proposals[1].architecture
     assert [(trial.number, trial.params, trial.values, dict(trial.system_attrs)) for trial in history] == before
 
 

@@ -45,6 +45,34 @@ def test_macs_agree_with_torchs_counter(channels: int, kernel: int, blocks: int)
     assert found["uncounted"] == []
 
 
+class Attention(nn.Module):
+    """Patches, attention, an upscaling convolution and a normalisation of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, 4)
+        self.attention = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.norm = nn.GroupNorm(4, 32)
+        self.upscale = nn.ConvTranspose2d(32, 8, 2, 2)
+        self.scores = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.patches(x))
+        y = self.attention(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+        y = self.upscale(nn.functional.interpolate(y, scale_factor=2, mode="bilinear"))
+        scores: torch.Tensor = self.scores(nn.functional.max_pool2d(y, 2).mean((2, 3)))
+        return scores
+
+
+def test_attention_is_counted() -> None:
+    found = computed_metrics(Attention(), (3, 16, 16))
+    tokens, wide = 16, 32
+    products = 4 * tokens * wide * wide + 2 * tokens * tokens * wide + 2 * tokens * wide * 64
+    convolutions = tokens * wide * 3 * 16 + 64 * wide * 8 * 4
+    assert found["macs"] == products + convolutions + 8 * 5
+    assert found["uncounted"] == []
+
+
 def test_peak_memory_by_hand() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten())
     assert computed_metrics(model, (1, 8, 8))["peak_memory_mb"] == pytest.approx(4 * 64 * (4 + 2) / 1e6)

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hwnas.search.proposer import SAMPLERS, distribution, make_sampler, propose
+from hwnas.search.proposer import SAMPLERS, Proposer, distribution, make_sampler
 from hwnas.search.study_schema import SearchSpec, choices
 from hwnas.spaces import Architecture, Chooser, Space, load_space
 from hwnas.spaces.decision import Integer, OneOf, Real
@@ -51,7 +51,7 @@ def test_domains_become_distributions() -> None:
 
 def test_a_template_is_the_architecture_and_can_be_stored() -> None:
     space = load_space("mobile", input_shape=(1, 8, 8), num_classes=10)
-    proposal = propose([], space, set(), directions=DIRECTIONS, sampler="tpe", seed=7)
+    proposal = Proposer(space, directions=DIRECTIONS, sampler="tpe", seed=7).propose([], set())
     assert proposal is not None and not proposal.drawn and proposal.asks == 1
     decisions = proposal.architecture.as_dict()
     assert proposal.template.params == {name: decisions[name] for name in proposal.template.params}
@@ -63,7 +63,7 @@ def test_a_template_is_the_architecture_and_can_be_stored() -> None:
 
 def test_what_the_space_cannot_decide_is_passed_over() -> None:
     for seed in range(20):
-        proposal = propose([], Fragile(), set(), directions=DIRECTIONS, sampler="random", seed=seed)
+        proposal = Proposer(Fragile(), directions=DIRECTIONS, sampler="random", seed=seed).propose([], set())
         assert proposal is not None
         assert min(proposal.template.params.values()) <= 4
 
@@ -72,14 +72,14 @@ def test_a_space_that_can_decide_nothing_says_so() -> None:
     space = Fragile()
     space.always = True
     with pytest.raises(SpaceError, match="ZeroDivisionError"):
-        propose([], space, set(), directions=DIRECTIONS, sampler="random", seed=0)
+        Proposer(space, directions=DIRECTIONS, sampler="random", seed=0).propose([], set())
 
 
 def test_a_proposal_is_the_same_in_another_process() -> None:
     code = (
-        "from hwnas.spaces import load_space; from hwnas.search.proposer import propose;"
+        "from hwnas.spaces import load_space; from hwnas.search.proposer import Proposer;"
         "s = load_space('mobile', input_shape=(1, 8, 8), num_classes=10);"
-        "print(propose([], s, set(), directions=['maximize'], sampler='tpe', seed=3).architecture.id)"
+        "print(Proposer(s, directions=['maximize'], sampler='tpe', seed=3).propose([], set()).architecture.id)"
     )
     found = {
         subprocess.run(
@@ -110,10 +110,10 @@ def test_options_may_depend_on_a_decision(sampler: str) -> None:
     space, study = Dependent(), optuna.create_study(directions=["minimize", "minimize"])
     found: dict[str, Architecture] = {}
     for _ in range(5):
-        proposal = propose(study.trials, space, found, directions=["minimize"] * 2, sampler=sampler, seed=0)
+        proposal = Proposer(space, directions=["minimize"] * 2, sampler=sampler, seed=0).propose(study.trials, found)
         assert proposal is not None
         found[proposal.architecture.id] = proposal.architecture
         study.add_trial(proposal.template)  # a storage refuses a name with other options
         study.tell(len(found) - 1, [float(len(found)), 1.0])
     assert len(found) == 5
-    assert propose(study.trials, space, found, directions=["minimize"] * 2, sampler=sampler, seed=0) is None
+    assert Proposer(space, directions=["minimize"] * 2, sampler=sampler, seed=0).propose(study.trials, found) is None

@@ -17,7 +17,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hwnas.search.lock import study_lock
-from hwnas.search.proposer import propose
+from hwnas.search.proposer import Proposer
 from hwnas.search.storage import EventLog, StudyStore, open_readable
 from hwnas.spaces import load_space
 from hwnas.spaces.errors import DataError, DiskError, HwnasError, StudyLockedError, UsageError
@@ -35,7 +35,7 @@ def fill(folder: Path, trials: int = 6) -> StudyStore:
     store = open_store(folder)
     for number in range(trials):
         seen = {trial.user_attrs["arch_id"] for trial in store.trials}
-        proposal = propose(store.trials, space, seen, directions=MAXIMIZE_MINIMIZE, sampler="tpe", seed=0)
+        proposal = Proposer(space, directions=MAXIMIZE_MINIMIZE, sampler="tpe", seed=0).propose(store.trials, seen)
         assert proposal is not None
         trial = store.ask(proposal.template)
         assert trial.number == number
