@@ -221,6 +221,15 @@ _METRICS = [
     ),
 ]
 
+_SPACE = [
+    _edit("space_unknown", "use: mobile", "use: §mobil", "space.use", "did you mean 'mobile'?"),
+    _edit("params_unknown", "{width: [0.5", "{§widht: [0.5", "space.params.widht", "did you mean 'width'?"),
+    _edit("params_no_match", '"stage*.kernel"', '§"stgae*.kernel"', "space.params.stgae*.kernel", "no knob matches"),
+    _edit("params_impossible", "width: [0.5, 1.0]", "§width: [0.5, 1.1]", "space.params.width", "cannot be 1.1"),
+    _edit("channels", "input: [1, 8, 8]", "input: §[3, 8, 8]", "space.input", "the data has 1"),
+    _edit("classes", "num_classes: 10", "num_classes: §3", "space.num_classes", "the data has 10"),
+]
+
 _NOT_YAML = [
     _raw("empty", b"", "", "the file is empty"),
     _raw("only_comments", b"# later\n\n", "", "the file is empty"),
@@ -256,5 +265,13 @@ _NOT_YAML = [
     _marked("long_line", "version: 1\n§name: " + "x" * 5000 + "\n", "", "line of 5006 characters"),
 ]
 
-SPOILED: tuple[Spoiled, ...] = (*_UNKNOWN_KEYS, *_MISSING, *_WRONG_TYPES, *_WRONG_VALUES, *_METRICS, *_NOT_YAML)
+SPOILED: tuple[Spoiled, ...] = (
+    *_UNKNOWN_KEYS,
+    *_MISSING,
+    *_WRONG_TYPES,
+    *_WRONG_VALUES,
+    *_METRICS,
+    *_SPACE,
+    *_NOT_YAML,
+)
 """Every spoiled file; each must give exit code 2 and one line."""

@@ -35,6 +35,9 @@ __all__ = ["Child"]
 START_DEADLINE_S = 120.0
 """Longest time from the start of a child to its greeting; importing torch on a loaded machine takes long."""
 
+START_TRIES = 3
+"""How often a child that dies before its greeting is started."""
+
 MAX_ANSWER_BYTES = 64 << 20
 """Longest answer that is read."""
 
@@ -106,7 +109,7 @@ class Child:
             try:
                 process = self._process if self.pid is not None else None
                 if process is None:
-                    process = self._start()
+                    process = self._start_again()
                 return self._exchange(process, request, deadline_s)
             except CandidateError as error:
                 if self.pid is None or error.code == "timeout":
@@ -151,6 +154,21 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _start_again(self) -> subprocess.Popen[bytes]:
+        """Starts the process; again when that fails, for something may have killed it on its way.
+
+        Raises:
+            DeviceError: it failed START_TRIES times.
+        """
+        tries = 0
+        while True:
+            try:
+                return self._start()
+            except DeviceError:
+                tries += 1
+                if self._closing or tries == START_TRIES:
+                    raise
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Starts the process and waits for its greeting."""

@@ -79,7 +79,7 @@ class Driver:
         try:
             yield
         finally:
-            self.bench.close(self._evaluators)
+            self.bench.close()
 
     def preflight(self) -> None:
         """Refuses a study that has no trial yet and a limit that nothing can meet.
@@ -177,7 +177,7 @@ class Driver:
                         self._free.put(evaluator)
                         done(job, future.result())
             except BaseException:
-                self.bench.close(self._evaluators)  # what is under way stays `running`, for the next driver to take up
+                self.bench.close()  # what is under way stays `running`, for the next driver to take up
                 raise
 
     def _evaluate(self, evaluator: Evaluator, job: _Job) -> Outcome:

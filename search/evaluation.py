@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,8 @@ class Bench:
     allow_code: Path | None = None
     closing: threading.Event = field(default_factory=threading.Event)
     """Set when the driver stops: evaluators start nothing more."""
+    workers: dict[int, Child] = field(default_factory=dict)
+    """The children so far, by their number."""
 
     @property
     def measured(self) -> list[Device]:
@@ -70,7 +72,9 @@ class Bench:
         return self.folder / "artifacts" / arch_id
 
     def worker(self, slot: int) -> Child:
-        """Returns a child that builds, exports and trains; `slot` numbers those that run at the same time."""
+        """Returns the child that builds, exports and trains as number `slot` of those that run at the same time."""
+        if slot in self.workers:
+            return self.workers[slot]
         threads = self.spec.run.threads
         arguments = [str(self.folder), "--threads", str(threads)]
         if self.allow_code is not None:
@@ -83,13 +87,14 @@ class Bench:
             log=self.folder / "run.log",
         )
         self.quiet.watch(child)
+        self.workers[slot] = child
         return child
 
-    def close(self, evaluators: Iterable[Evaluator]) -> None:
+    def close(self) -> None:
         """Ends every child; what is under way fails with DeviceError or InterruptedStudyError."""
         self.closing.set()
-        for evaluator in evaluators:
-            evaluator.close()
+        for child in self.workers.values():
+            child.close()
         for device in self.devices.values():
             device.close()
 
@@ -169,9 +174,6 @@ class Evaluator:
         except CandidateError as error:
             return progress.outcome("fail", str(error))
         return progress.outcome("complete")
-
-    def close(self) -> None:
-        self.child.close()
 
     def costs_of(self, architecture: Architecture) -> tuple[Mapping[str, Reading], Mapping[str, float]]:
         """Returns every cost of an untrained network, limits or not, and the seconds of each stage.

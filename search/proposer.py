@@ -164,8 +164,13 @@ class _Mirror(optuna.storages.InMemoryStorage):
 
     def __init__(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> None:
         super().__init__()
-        study = self._studies[key := super().create_new_study(directions, self.name)]
-        study.trials = list(trials)
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # or it tells of every new study
+        try:
+            key = self.create_new_study(directions, self.name)
+        finally:
+            optuna.logging.set_verbosity(level)
+        self._studies[key].trials = list(trials)
         self._trial_id_to_study_id_and_number = {number: (key, number) for number in range(len(trials))}
         self._max_trial_id = len(trials) - 1
         for number in range(len(trials)):

@@ -13,17 +13,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..spaces.errors import DataError, DiskError, InfeasibleError, InterruptedStudyError, UsageError
+from ..spaces.errors import DataError, DiskError, InfeasibleError, InterruptedStudyError, SpaceError, UsageError
 from .files import read_json, write_json, write_text
 from .metrics import Limit
 from .reporter import Reporter, Silent
 from .run_data import RunData
-from .study_file import dump_study, load_study_file
+from .study_file import dump_study, fault_at, load_study_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..spaces import Space
+    from ..spaces import Shape, Space
     from .driver import Driver
     from .evaluation import Bench
     from .feasibility import LimitCheck, Probe
@@ -108,6 +108,7 @@ class Study:
             data = spec.data.model_copy(update={"path": str((base / spec.data.path).resolve())})
             spec = spec.model_copy(update={"data": data})
         self.spec = spec
+        self._source: tuple[Path, Sequence[str]] | None = None
 
     @classmethod
     def from_yaml(
@@ -130,7 +131,9 @@ class Study:
             StudyFileError: the file is not legal.
         """
         path = Path(path)
-        return cls(load_study_file(path, overrides), path.parent, folder, allow_code)
+        study = cls(load_study_file(path, overrides), path.parent, folder, allow_code)
+        study._source = path, overrides
+        return study
 
     def run(self, reporter: Reporter | None = None) -> Result:
         """Starts the study, or takes it up where it was stopped; returns when its front is verified.
@@ -181,11 +184,8 @@ class Study:
 
         with self._bench() as (bench, space, known):
             evaluator = Evaluator(bench, 0)
-            try:
-                probes = probe_space(evaluator, space, self.spec.search.seed, samples)
-                epoch_s = evaluator.epoch_seconds(space.middle(), self.spec.search.seed)
-            finally:
-                bench.close([evaluator])
+            probes = probe_space(evaluator, space, self.spec.search.seed, samples)
+            epoch_s = evaluator.epoch_seconds(space.middle(), self.spec.search.seed)
             data = known["data"]
             return Check(
                 space.name,
@@ -225,12 +225,16 @@ class Study:
 
     @contextmanager
     def _bench(self) -> Iterator[tuple[Bench, Space, dict[str, Any]]]:
-        """Makes what evaluators share, with data and space known to be sound."""
-        from ..spaces import load_space
+        """Makes what evaluators share, with data and space known to be sound; ends every child afterwards."""
+        from ..spaces import find_space
         from .evaluation import START_S, Bench
         from .latency import Device, Quiet
         from .rungs import RungBoard
 
+        shape, classes = self.spec.space.input, self.spec.space.num_classes
+        with self._placed():  # at once, where that can be: to read the data takes a child some seconds
+            space = self._space(shape, classes) if shape and classes else None
+            find_space(self.spec.space.use, self.allow_code)
         write_text(self.folder / "study.yaml", dump_study(self.spec))
         quiet = Quiet()
         devices = {
@@ -239,18 +243,36 @@ class Study:
         }
         board = RungBoard([rung.keep for rung in self.spec.quality.rungs if rung.keep is not None])
         bench = Bench(self.spec, self.folder, devices, board, quiet, self.allow_code)
-        with bench.worker(0) as child:
-            known = child.call({"do": "describe"}, deadline_s=START_S)
-        self._check_environment(known, {name: device.fingerprint() for name, device in devices.items()})
-        space = load_space(
-            self.spec.space.use,
-            input_shape=tuple(known["input"]),
-            num_classes=known["num_classes"],
-            params=self.spec.space.params,
-            allow_code=self.allow_code,
+        try:
+            data = bench.worker(0).call({"do": "describe"}, deadline_s=START_S)
+            self._check_environment(data, {name: device.fingerprint() for name, device in devices.items()})
+            with self._placed():
+                space = space or self._space(shape or tuple(data["input"]), classes or data["num_classes"])
+                _check_fit(space, data)
+            known = {"data": data, "input": list(space.input_shape), "num_classes": space.num_classes}
+            self._write_environment(bench, known)
+            yield bench, space, known
+        finally:
+            bench.close()
+
+    def _space(self, shape: Shape, classes: int) -> Space:
+        from ..spaces import load_space
+
+        spec = self.spec.space
+        return load_space(
+            spec.use, input_shape=shape, num_classes=classes, params=spec.params, allow_code=self.allow_code
         )
-        self._write_environment(bench, known)
-        yield bench, space, known
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Says where in the study file an error of the space stands."""
+        try:
+            yield
+        except SpaceError as error:
+            if self._source is None:
+                raise
+            key = ("space", *(error.key or ("use",)))
+            raise fault_at(*self._source, key, str(error), on_key=len(key) > 2) from error
 
     def _open_store(self, events: Any) -> Any:
         from .storage import StudyStore
@@ -289,7 +311,7 @@ class Study:
                 f"{self.folder} was begun with another '{changed[0]}': rename the study, or remove the folder"
             )
 
-    def _check_environment(self, known: Mapping[str, Any], now: Mapping[str, Mapping[str, object]]) -> None:
+    def _check_environment(self, data: Mapping[str, Any], now: Mapping[str, Mapping[str, object]]) -> None:
         """Refuses to go on with other data, or on another machine."""
         path = self.folder / "environment.json"
         if path.exists() and _logged(self.folder / "events.jsonl")[0]:
@@ -304,7 +326,7 @@ class Study:
                     f"device '{changed[0]}' of {self.folder} is not the one it was begun on (another processor or "
                     "runtime version): its measurements would not compare; give the study another name"
                 )
-            if digest != known["data"]["digest"]:
+            if digest != data["digest"]:
                 raise DataError(
                     f"the data of {self.folder} has changed since it began: restore it, or give the study another name"
                 )
@@ -359,6 +381,19 @@ class Study:
             return f"none of {len(verified)} finalists could be verified, the first because of {reasons[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
         return "nothing feasible: " + " ".join(told).strip()
+
+
+def _check_fit(space: Space, data: Mapping[str, Any]) -> None:
+    """Refuses data that a space cannot take."""
+    channels, classes = data["input"][0], data["num_classes"]
+    if space.input_shape[0] != channels:
+        raise SpaceError(
+            f"space '{space.name}' takes {space.input_shape[0]} channels, the data has {channels}", key=("input",)
+        )
+    if space.num_classes < classes:
+        raise SpaceError(
+            f"space '{space.name}' has {space.num_classes} classes, the data has {classes}", key=("num_classes",)
+        )
 
 
 def _alike(before: Mapping[str, object], now: Mapping[str, object]) -> bool:

@@ -51,6 +51,7 @@ __all__ = [
     "StudySpec",
     "VerifySpec",
     "dump_study",
+    "fault_at",
     "init_text",
     "load_study_file",
     "load_study_text",
@@ -98,6 +99,25 @@ def load_study_text(text: str, overrides: Sequence[str] = (), origin: str = "stu
         return StudySpec.model_validate(root.plain())
     except ValidationError as error:
         raise _first_error(root, error) from None
+
+
+def fault_at(
+    path: Path, overrides: Sequence[str], key: Sequence[str], message: str, *, on_key: bool = False
+) -> StudyFileError:
+    """Returns an error that stands where a key of a (legal) study file does, or the override that set it.
+
+    Args:
+        path: the file.
+        overrides: as it was read with.
+        key: path of the key; its nearest parent stands for one that is not in the file.
+        message: what is wrong.
+        on_key: point at the key, not at its value.
+    """
+    root = parse_yaml(_read(path), str(path))
+    for override in overrides:
+        _apply(root, override)
+    origin, line, column = _place(root, key, on_key)
+    return StudyFileError(origin, message, key=dotted(key), line=line, column=column)
 
 
 def dump_study(spec: StudySpec) -> str:

@@ -121,25 +121,17 @@ class Worker:
         return {"n": len(y)}
 
     def describe(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Returns what the driver must know of data and space; raises when either is unusable, or both do not fit."""
-        data, space = self.data, self.space
-        if space.input_shape[0] != data.input_shape[0]:
-            raise SpaceError(
-                f"space '{space.name}' takes {space.input_shape[0]} channels, the data has {data.input_shape[0]}"
-            )
-        if space.num_classes < data.num_classes:
-            raise SpaceError(f"space '{space.name}' has {space.num_classes} classes, the data has {data.num_classes}")
+        """Returns what the driver must know of the data; raises when it is unusable."""
+        data = self.data
         return {
-            "input": list(space.input_shape),
-            "num_classes": space.num_classes,
-            "data": {
-                "name": data.name,
-                "digest": data.digest,
-                "train": len(data.y_train),
-                "validation": len(data.y_val),
-                "mean": list(data.mean),
-                "std": list(data.std),
-            },
+            "name": data.name,
+            "digest": data.digest,
+            "input": list(data.input_shape),
+            "num_classes": data.num_classes,
+            "train": len(data.y_train),
+            "validation": len(data.y_val),
+            "mean": list(data.mean),
+            "std": list(data.std),
         }
 
     def _build(self, architecture: Architecture, seed: int) -> nn.Module:

@@ -23,7 +23,7 @@ from .decision import Domain, Integer, OneOf, Real
 from .function_space import FunctionSpace, space
 from .mobile import Mobile
 from .narrowing import NarrowedChooser, Params
-from .registry import builtin_names, load_space
+from .registry import builtin_names, find_space, load_space
 from .space import Shape, Space
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Value",
     "builtin_names",
     "enumerate_architectures",
+    "find_space",
     "load_space",
     "space",
 ]

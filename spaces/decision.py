@@ -275,22 +275,22 @@ def narrow(name: str, domain: Domain, wish: Value | Sequence[Value]) -> Domain:
     """
     wishes = [wish] if isinstance(wish, (str, int, float)) else list(wish)
     if not wishes:
-        raise SpaceError(f"space.params: knob '{name}' is left with no option; allowed: {domain}")
+        raise SpaceError(f"knob '{name}' is left with no option; allowed: {domain}")
     matched = [domain.match(value) for value in wishes]
     for value, found in zip(wishes, matched, strict=True):
         if found is None:
-            raise SpaceError(f"space.params: knob '{name}' cannot be {value!r}; allowed: {domain}")
+            raise SpaceError(f"knob '{name}' cannot be {value!r}; allowed: {domain}")
     if isinstance(domain, OneOf):
         return OneOf(tuple(option for option in domain.options if any(_same(option, value) for value in matched)))
     if len(matched) > 2:
-        raise SpaceError(f"space.params: knob '{name}' takes one number or [low, high]; allowed: {domain}")
+        raise SpaceError(f"knob '{name}' takes one number or [low, high]; allowed: {domain}")
     low, high = matched[0], matched[-1]
     try:
         if isinstance(domain, Integer):
             return Integer(int(low or 0), int(high or 0), domain.step, domain.log)
         return Real(float(low or 0), float(high or 0), domain.log)
     except SpaceError as error:
-        raise SpaceError(f"space.params: knob '{name}': {error}") from error
+        raise SpaceError(f"knob '{name}': {error}") from error
 
 
 def _is_number(value: object) -> bool:

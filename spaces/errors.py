@@ -76,7 +76,16 @@ class StudyFileError(UsageError):
 
 
 class SpaceError(UsageError):
-    """A space, or a decision taken in it, is not well formed."""
+    """A space, or a decision taken in it, is not well formed.
+
+    Args:
+        message: what is wrong, in one line.
+        key: the key below `space` in a study file that is at fault, e.g. `("params", "width")`; empty when none is.
+    """
+
+    def __init__(self, message: str, *, key: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class InfeasibleError(HwnasError, ValueError):

@@ -31,10 +31,13 @@ def narrowed(name: str, domain: Domain, params: Params) -> Domain:
     patterns = [name] if name in params else [pattern for pattern in params if fnmatchcase(name, pattern)]
     if not patterns:
         return domain
-    wish = params[patterns[-1]]
+    wish, key = params[patterns[-1]], ("params", patterns[-1])
     if not isinstance(wish, (str, int, float, Sequence)):
-        raise SpaceError(f"space.params: knob '{name}' takes a value or a list of values, not {wish!r}")
-    return narrow(name, domain, wish)
+        raise SpaceError(f"knob '{name}' takes a value or a list of values, not {wish!r}", key=key)
+    try:
+        return narrow(name, domain, wish)
+    except SpaceError as error:
+        raise SpaceError(str(error), key=key) from error
 
 
 class NarrowedChooser(Chooser):

@@ -19,7 +19,7 @@ from .mobile import Mobile
 from .narrowing import Params
 from .space import Shape, Space, own_code
 
-__all__ = ["builtin_names", "load_space"]
+__all__ = ["builtin_names", "find_space", "load_space"]
 
 GROUP = "hwnas.spaces"
 """Entry point group of plug-ins."""
@@ -59,7 +59,7 @@ def load_space(
     >>> load_space("mobile", input_shape=(1, 8, 8), num_classes=10)
     <space 'mobile' 1x8x8, 10 classes>
     """
-    found = _find(use, allow_code)
+    found = find_space(use, allow_code)
     if isinstance(found, Space):
         loaded = _fit(found, input_shape, num_classes).narrow(params or {})
     else:
@@ -69,7 +69,12 @@ def load_space(
     return loaded
 
 
-def _find(use: str, allow_code: Path | None) -> Found:
+def find_space(use: str, allow_code: Path | None = None) -> Found:
+    """Returns what a name stands for: a space that is ready made, or the class of one.
+
+    Raises:
+        SpaceError: the name is unknown, or the file or plug-in fails.
+    """
     own = _spaces_of(_execute(allow_code)) if allow_code is not None else {}
     for name in own:
         if name in _BUILTIN:
@@ -83,17 +88,19 @@ def _find(use: str, allow_code: Path | None) -> Found:
         return _load_plugin(plugins[use])
     near = did_you_mean(use, {*own, *_BUILTIN, *plugins})
     hint = "" if allow_code else "; a space of your own: --allow-code FILE.py"
-    raise SpaceError(f"space.use: unknown space '{_shown(use)}'{near}{hint}")
+    raise SpaceError(f"unknown space '{_shown(use)}'{near}{hint}", key=("use",))
 
 
 def _fit(space: Space, input_shape: Shape | None, num_classes: int | None) -> Space:
     """Checks that a ready-made space is for the study's task."""
     if input_shape is not None and tuple(input_shape) != space.input_shape:
         raise SpaceError(
-            f"space.input is {list(input_shape)}, but space '{space.name}' is made for {list(space.input_shape)}"
+            f"space '{space.name}' is made for {list(space.input_shape)}, not {list(input_shape)}", key=("input",)
         )
     if num_classes is not None and num_classes != space.num_classes:
-        raise SpaceError(f"{num_classes} classes are asked of space '{space.name}', which has {space.num_classes}")
+        raise SpaceError(
+            f"space '{space.name}' is made for {space.num_classes} classes, not {num_classes}", key=("num_classes",)
+        )
     return space
 
 

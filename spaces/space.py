@@ -184,7 +184,8 @@ class Space(ABC):
         for pattern in self.params:
             names = [name for name in everything if name == pattern or fnmatchcase(name, pattern)]
             if not names:
-                raise SpaceError(f"space.params: no knob matches '{pattern}'{did_you_mean(pattern, everything)}")
+                near = did_you_mean(pattern, everything)
+                raise SpaceError(f"no knob matches '{pattern}'{near}", key=("params", pattern))
         self.knobs()
         for architecture in (*self.corners(), self.random(0)):
             if not self.contains(architecture):
@@ -193,15 +194,19 @@ class Space(ABC):
     def _check_task(self) -> None:
         shape = getattr(self, "input_shape", None)
         if shape is None:
-            raise SpaceError(f"space '{self.name}' needs space.input: [channels, height, width]")
+            raise SpaceError(f"space '{self.name}' needs space.input: [channels, height, width]", key=("input",))
         if len(shape) != 3 or any(type(side) is not int or side < 1 for side in shape):
-            raise SpaceError(f"space.input must be three positive whole numbers [C, H, W], not {shape!r}")
+            raise SpaceError(
+                f"space.input must be three positive whole numbers [C, H, W], not {shape!r}", key=("input",)
+            )
         self.input_shape = (shape[0], shape[1], shape[2])
         classes = getattr(self, "num_classes", None)
         if classes is None:
-            raise SpaceError(f"space '{self.name}' needs space.num_classes")
+            raise SpaceError(f"space '{self.name}' needs space.num_classes", key=("num_classes",))
         if type(classes) is not int or classes < 1:
-            raise SpaceError(f"space.num_classes must be a positive whole number, not {classes!r}")
+            raise SpaceError(
+                f"space.num_classes must be a positive whole number, not {classes!r}", key=("num_classes",)
+            )
 
     def _explore(self, params: Params) -> dict[str, Domain]:
         """Returns the knobs met on a set of walks that is the same each time."""

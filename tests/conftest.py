@@ -94,8 +94,8 @@ class FakeChild:
         return answer
 
     def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        data = {"name": "fake", "digest": "0" * 64, "train": 10, "validation": 100, "mean": [0.0], "std": [1.0]}
-        return {"input": [1, 8, 8], "num_classes": 10, "data": data}
+        told = {"name": "fake", "digest": "0" * 64, "train": 10, "validation": 100, "mean": [0.0], "std": [1.0]}
+        return {**told, "input": [1, 8, 8], "num_classes": 10}
 
     def prepare(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self._files(Path(request["model"]), Path(request["probe"]))
@@ -154,8 +154,8 @@ class FakeDevice:
     def fingerprint(self) -> dict[str, object]:
         return {"cpu": "fake"}
 
-    def graph(self, arch_id: str, model: Path) -> str:
-        return arch_id
+    def graph(self, model: Path) -> str:
+        return model.parent.name
 
     def predict(self, graph: object) -> Reading | None:
         return None
@@ -180,7 +180,8 @@ def fake_machine(monkeypatch: pytest.MonkeyPatch) -> type[FakeChild]:
         """One class for each test, so that a test may change it."""
 
     def worker(self: Any, slot: int) -> FakeChild:
-        return Child(self.folder)
+        child: FakeChild = self.workers.setdefault(slot, Child(self.folder))
+        return child
 
     monkeypatch.setattr("hwnas.search.evaluation.Bench.worker", worker)
     monkeypatch.setattr("hwnas.search.latency.Device", FakeDevice)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from hwnas.search.study_file import load_study_file, load_study_text
+from hwnas.search.study import Study
+from hwnas.search.study_file import load_study_text
 from hwnas.spaces.errors import StudyFileError
 
 ROOT = Path(__file__).parents[2]
@@ -35,13 +36,14 @@ def test_corpus_is_large_and_its_base_is_legal() -> None:
     assert load_study_text(CORPUS.GOOD).name == "kws-edge"
 
 
+@pytest.mark.usefixtures("fake_machine")
 @pytest.mark.parametrize("spoiled", CORPUS.SPOILED, ids=lambda spoiled: spoiled.name)
 def test_spoiled_file(spoiled: Any, tmp_path: Path) -> None:
     path = tmp_path / spoiled.name
     path.write_bytes(spoiled.content)
     start = time.perf_counter()
     with pytest.raises(StudyFileError) as caught:
-        load_study_file(path)
+        Study.from_yaml(path, folder=tmp_path / "run").check()
     seconds = time.perf_counter() - start
     line = str(caught.value)
     assert caught.value.exit_code == 2
