@@ -62,7 +62,7 @@ class Dataset:
         return self._test
 
 
-def load_data(spec: DataSpec, base: Path, seed: int = 0, expect_digest: str | None = None) -> Dataset:
+def load_data(spec: DataSpec, base: Path, seed: int = 0) -> Dataset:
     """Loads a data set.
 
     Args:
@@ -70,10 +70,9 @@ def load_data(spec: DataSpec, base: Path, seed: int = 0, expect_digest: str | No
         base: folder of the study file; a relative `path` begins there.
         seed: of the split. All trials and all training seeds of a study must share it, or their scores are not
             comparable and test samples leak into training.
-        expect_digest: the digest that the study recorded when it began; None to accept any.
 
     Raises:
-        DataError: the data is missing, broken, not as described in `docs/study_file.md`, or has changed.
+        DataError: the data is missing, broken, or not as described in `docs/study_file.md`.
     """
     if spec.use == "digits":
         name, source, arrays = "digits", "digits", _digits()
@@ -81,10 +80,6 @@ def load_data(spec: DataSpec, base: Path, seed: int = 0, expect_digest: str | No
         path = base / (spec.path or "")
         name, source, arrays = path.name, str(path), read_npz(path)
     digest = _digest(arrays)
-    if expect_digest is not None and digest != expect_digest:
-        raise DataError(
-            f"{source}: the data has changed since the study began: restore it, or start a study of another name"
-        )
     parts, channels_last = _checked_parts(arrays, source)
     parts = _split(parts, spec, seed, source)
     return _standardised(parts, channels_last, name, source, digest)

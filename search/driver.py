@@ -69,6 +69,7 @@ class Driver:
         )
         self._free: SimpleQueue[Evaluator] = SimpleQueue()
         self._evaluators: list[Evaluator] = []
+        self._uncounted: set[str] = set()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -113,6 +114,9 @@ class Driver:
 
         def done(job: _Job, outcome: Outcome) -> None:
             self._tell(job, outcome)
+            if new := set(outcome.uncounted) - self._uncounted:
+                self._uncounted |= new
+                self.reporter.note(f"macs leave out {', '.join(sorted(new))}: nobody has told how to count them")
             self.reporter.trial(job.trial.number, self.spec.search.trials, job.trial.user_attrs["arch_id"], outcome)
 
         self._run(next_job, self._evaluate, done)
@@ -124,7 +128,8 @@ class Driver:
             All finalists that were verified, and those of them that are the verified front.
         """
         rows = rows_of(self.store.trials, self.spec.limits)
-        candidates = iter(finalists(rows, self.objectives, self.spec.verify.finalists))
+        able = finalists(rows, self.objectives, self.spec.verify.finalists)
+        candidates = iter(able)
         wanted = self.spec.verify.finalists
         verified: list[Verified] = []
         tried = 0
@@ -140,7 +145,7 @@ class Driver:
         def done(row: Row, outcome: Verified) -> None:
             verified.append(outcome)
             self.events.write("verified", number=row.number, feasible=outcome.feasible, reason=outcome.reason)
-            self.reporter.finalist(len(verified), max(wanted, tried), outcome)
+            self.reporter.finalist(len(verified), min(max(wanted, tried), len(able)), outcome)
 
         self._run(next_row, lambda evaluator, row: verify(self.bench, evaluator, row), done)
         front = verified_front(verified, self.objectives)

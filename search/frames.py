@@ -15,7 +15,7 @@ from .latency import read_measurement
 from .metrics import Limit, Metric, Reading
 from .outcome import Outcome, violations
 from .pareto import nondominated
-from .storage import OUTCOME
+from .storage import OUTCOME, check_trial, open_readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,6 +96,23 @@ def table_of(rows: Sequence[Row], spec: StudySpec) -> pd.DataFrame:
         records.append(record)
     columns = [*_LEADING, *_reading_names(names), *_foretold_names(foretold), "feasible", "on_front"]
     return _typed(pd.DataFrame.from_records(records, columns=columns))
+
+
+def stored_table(folder: Path) -> pd.DataFrame:
+    """Returns what `trials.parquet` of a run folder would be now, from its database.
+
+    Raises:
+        DataError: the database or the study file is corrupt.
+    """
+    from .study_file import load_study_file
+
+    path = folder / "study.db"
+    storage = open_readable(path)
+    trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+    for number, trial in enumerate(trials):
+        check_trial(trial, number, path)
+    spec = load_study_file(folder / "study.yaml")
+    return table_of(rows_of(trials, spec.limits), spec)
 
 
 def front_table(

@@ -63,17 +63,18 @@ class Device:
         cost_model: of the study file.
         folder: the run folder.
         quiet: shared by all devices of the study.
+        deadline_s: longest time of one request to the runtime, in seconds.
     """
 
-    def __init__(self, name: str, spec: DeviceSpec, cost_model: CostModelSpec, folder: Path, quiet: Quiet) -> None:
+    def __init__(
+        self, name: str, spec: DeviceSpec, cost_model: CostModelSpec, folder: Path, quiet: Quiet, deadline_s: float
+    ) -> None:
         self.name = name
         self.metric = f"latency_ms@{name}"
         self._spec = cost_model
         self._folder = folder
         self._quiet = quiet
-        self._profiler = LocalProfiler(
-            runtime=spec.runtime, threads=spec.threads, precision=spec.precision, log=folder / "run.log"
-        )
+        self._profiler = LocalProfiler(spec.runtime, spec.threads, spec.precision, deadline_s, log=folder / "run.log")
         self._lock = threading.Lock()
         self._samples: dict[str, tuple[Graph, float]] = {}
         self._model: AdditiveModel | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -99,9 +99,8 @@ class RunData:
             raise UsageError(f"no run folder '{folder}': give the folder that `hwnas run` wrote, e.g. runs/NAME")
         if not (folder / "study.yaml").is_file():
             raise UsageError(f"'{folder}' is not a run folder: it has no study.yaml")
-        if not (folder / "trials.parquet").is_file():
-            raise UsageError(f"'{folder}' has no trials.parquet yet: start it with `hwnas run {folder / 'study.yaml'}`")
-        trials = _read_frame(folder / "trials.parquet")
+        events = tuple(_read_events(folder / "events.jsonl"))
+        trials = _trials(folder, events)
         front = folder / "front.parquet"
         raw = folder / "measurements.parquet"
         run = cls(
@@ -111,7 +110,7 @@ class RunData:
             trials=trials,
             front=_read_frame(front) if front.is_file() else None,
             measurements=_read_frame(raw, ()) if raw.is_file() else None,
-            events=tuple(_read_events(folder / "events.jsonl")),
+            events=events,
         )
         _ = (
             run.objectives,
@@ -251,6 +250,20 @@ def _decisions(text: str) -> Mapping[str, Any]:
     data = json.loads(text)
     decisions = data.get("decisions", data)
     return dict(decisions) if isinstance(decisions, Mapping) else dict(data)
+
+
+def _trials(folder: Path, events: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Returns `trials.parquet`, or what the database has where that is more: in a run that goes on or was killed."""
+    path, database = folder / "trials.parquet", folder / "study.db"
+    frame = _read_frame(path) if path.is_file() else None
+    told = len({event.get("number") for event in events if event.get("event") == "told"})
+    if frame is not None and (told <= int((frame["state"] != "running").sum()) or not database.is_file()):
+        return frame
+    if not database.is_file():
+        raise UsageError(f"'{folder}' has no trials yet: start it with `hwnas run {folder / 'study.yaml'}`")
+    from .frames import stored_table
+
+    return stored_table(folder)
 
 
 def _read_frame(path: Path, columns: tuple[str, ...] = _COLUMNS) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -13,7 +14,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..spaces.errors import DataError, DiskError, InfeasibleError, InterruptedStudyError, SpaceError, UsageError
+from ..spaces.errors import (
+    DataError,
+    DiskError,
+    HwnasError,
+    InfeasibleError,
+    InterruptedStudyError,
+    SpaceError,
+    UsageError,
+)
 from .files import read_json, write_json, write_text
 from .metrics import Limit
 from .reporter import Reporter, Silent
@@ -164,14 +173,16 @@ class Study:
             try:
                 with driver.at_work():
                     return self._through(driver, known)
-            except KeyboardInterrupt:
+            except BaseException as error:
+                with suppress(HwnasError):  # the database has it all: of two faults the first is to be told
+                    self._write_trials(driver)
+                if not isinstance(error, KeyboardInterrupt):
+                    raise
                 done = sum(trial.state.is_finished() for trial in store.trials)
                 events.write("interrupted")
                 raise InterruptedStudyError(
                     f"stopped after {done} of {self.spec.search.trials} trials; the same command goes on"
                 ) from None
-            finally:
-                self._write_trials(driver)
 
     def check(self, samples: int = 8) -> Check:
         """Builds, exports and measures a few architectures; nothing is trained but one epoch, for the plan.
@@ -238,7 +249,7 @@ class Study:
         write_text(self.folder / "study.yaml", dump_study(self.spec))
         quiet = Quiet()
         devices = {
-            name: Device(name, device, self.spec.cost_model, self.folder, quiet)
+            name: Device(name, device, self.spec.cost_model, self.folder, quiet, self.spec.run.trial_timeout)
             for name, device in self.spec.devices.items()
         }
         board = RungBoard([rung.keep for rung in self.spec.quality.rungs if rung.keep is not None])
@@ -326,6 +337,11 @@ class Study:
                     f"device '{changed[0]}' of {self.folder} is not the one it was begun on (another processor or "
                     "runtime version): its measurements would not compare; give the study another name"
                 )
+            if before.get("code") != _digest_of(self.allow_code):
+                raise UsageError(
+                    f"the file of --allow-code is not the one that {self.folder} was begun with: its architectures may "
+                    "be other networks now; restore it, or give the study another name"
+                )
             if digest != data["digest"]:
                 raise DataError(
                     f"the data of {self.folder} has changed since it began: restore it, or give the study another name"
@@ -345,6 +361,7 @@ class Study:
                 "input": known["input"],
                 "num_classes": known["num_classes"],
                 "seed": self.spec.search.seed,
+                "code": _digest_of(self.allow_code),
                 "git": _git(),
             },
         )
@@ -417,6 +434,11 @@ def _logged(events: Path) -> tuple[int, set[int]]:
                     elif event["event"] == "told":
                         told.add(int(event["number"]))
     return asked, told
+
+
+def _digest_of(code: Path | None) -> str | None:
+    """Returns the digest of a file that the user allowed to run."""
+    return None if code is None else hashlib.sha256(code.read_bytes()).hexdigest()
 
 
 def _git() -> str | None:

@@ -15,44 +15,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ..spaces.errors import DeviceError, HwnasError, StudyFileError, UsageError, did_you_mean
-from .study_schema import (
-    SECTIONS,
-    CostModelSpec,
-    DataSpec,
-    DeviceSpec,
-    ExportSpec,
-    ObjectiveSpec,
-    QualitySpec,
-    RungSpec,
-    RunSpec,
-    SearchSpec,
-    SpaceSpec,
-    Spec,
-    StopSpec,
-    StudySpec,
-    VerifySpec,
-    choices,
-)
-from .study_text import init_text
+from .study_schema import SECTIONS, Spec, StudySpec, choices
 from .study_yaml import MAX_BYTES, Node, dotted, flow, parse_yaml, shown
 
 __all__ = [
-    "CostModelSpec",
-    "DataSpec",
-    "DeviceSpec",
-    "ExportSpec",
-    "ObjectiveSpec",
-    "QualitySpec",
-    "RunSpec",
-    "RungSpec",
-    "SearchSpec",
-    "SpaceSpec",
-    "StopSpec",
-    "StudySpec",
-    "VerifySpec",
     "dump_study",
     "fault_at",
-    "init_text",
     "load_study_file",
     "load_study_text",
 ]

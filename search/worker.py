@@ -44,6 +44,7 @@ class Worker:
         self.folder = folder
         self.allow_code = allow_code
         self.spec: StudySpec = load_study_file(folder / "study.yaml")
+        self._resized: tuple[tuple[int, int, int], list[tuple[Tensor, Tensor]]] | None = None
 
     @cached_property
     def data(self) -> Dataset:
@@ -92,9 +93,7 @@ class Worker:
         Returns `correct`, `total`, `seconds`, `losses`.
         """
         architecture = Architecture.from_json(request["arch"])
-        shape = self.space.input_of(architecture)
-        data = self.data
-        parts = [(_sized(x, shape), y) for x, y in ((data.x_train, data.y_train), (data.x_val, data.y_val))]
+        parts = self._parts(self.space.input_of(architecture))
         model = self._build(architecture, request["seed"])
         trained = train(
             model, parts[0], parts[1], epochs=request["epochs"], seed=request["seed"], recipe=self._recipe()
@@ -141,6 +140,14 @@ class Worker:
             return space.build(architecture)
         except SpaceError as error:  # of this one architecture: the others may be sound
             raise CandidateError("build", str(error)) from error
+
+    def _parts(self, shape: tuple[int, int, int]) -> list[tuple[Tensor, Tensor]]:
+        """Returns (x, y) of the training and the validation part, x as large as the network takes it."""
+        if self._resized is None or self._resized[0] != shape:
+            data = self.data
+            parts = [(_sized(x, shape), y) for x, y in ((data.x_train, data.y_train), (data.x_val, data.y_val))]
+            self._resized = shape, parts  # for the next rung; of one size only, for large data sets
+        return self._resized[1]
 
     def _recipe(self) -> Recipe:
         q = self.spec.quality

@@ -128,8 +128,8 @@ class CandidateError(HwnasError, RuntimeError):
     """One candidate failed; the study goes on without it.
 
     Args:
-        code: the reason, from a closed list: `timeout`, `oom`, `non_finite`, `bad_result`, `crash:SIGSEGV` (any signal
-            or exit status), `build`, `export`, `parity`, `train`.
+        code: the reason, from a closed list: `timeout`, `oom`, `non_finite`, `bad_result`, `crash:SIGSEGV` (any signal,
+            exit status or exception), `build`, `export`, `parity`.
         detail: one line for the user.
     """
 

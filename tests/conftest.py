@@ -145,7 +145,9 @@ class FakeDevice:
 
     predicts_only = False
 
-    def __init__(self, name: str, spec: object, cost_model: object, folder: Path, quiet: object) -> None:
+    def __init__(
+        self, name: str, spec: object, cost_model: object, folder: Path, quiet: object, deadline_s: float
+    ) -> None:
         self.name, self.folder = name, folder
         self.metric = f"latency_ms@{name}"
 

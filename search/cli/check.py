@@ -54,7 +54,7 @@ def command(
         best = check.least if check.limit.sign == "<=" else check.most
         say(f"limit '{check.limit}' is out of reach: the best of {len(found.probes)} architectures has {best:.4g}")
         return InfeasibleError.exit_code
-    next_command("hwnas", "run", study, *overrides)
+    next_command("hwnas", "run", study, *overrides, *(("--allow-code", allow_code) if allow_code else ()))
     return 0
 
 

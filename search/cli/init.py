@@ -20,7 +20,7 @@ from .common import as_json, next_command, print_json
 def command(name: str, space: str, data: str, device: str, force: bool, as_json: bool) -> None:
     """Write a commented study file, NAME.yaml, in the current folder."""
     from ..files import write_text
-    from ..study_file import init_text
+    from ..study_text import init_text
 
     path = Path(f"{name}.yaml")
     text = init_text(name, space, data, device)

@@ -14,14 +14,12 @@ _REASONS = {
     "rung": "stopped after a cheap rung: others promised more",
     "timeout": "took longer than its deadline and was killed",
     "oom": "needed more memory than there was",
-    "crash": "its process died",
+    "crash": "its process died, or its code raised an error",
     "non_finite": "training or the device gave a value that is not a number",
     "bad_result": "the device's answer made no sense",
     "build": "the space could not build it",
     "export": "it could not be exported",
     "parity": "the exported file does not compute what the network computes",
-    "train": "training failed",
-    "duplicate": "the same architecture had been evaluated before",
 }
 
 _TEST = (

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwnas.search.metrics import Limit, Metric
-from hwnas.search.study_file import StudySpec, dump_study, init_text, load_study_file, load_study_text
-from hwnas.search.study_schema import SECTIONS
-from hwnas.search.study_text import study_reference
+from hwnas.search.study_file import dump_study, load_study_file, load_study_text
+from hwnas.search.study_schema import SECTIONS, StudySpec
+from hwnas.search.study_text import init_text, study_reference
 from hwnas.search.study_yaml import parse_yaml
 from hwnas.spaces.errors import DeviceError, StudyFileError, UsageError
 
