@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from hwnas.profilers.serve import serve
@@ -123,4 +124,7 @@ HANDLERS = {
 
 if __name__ == "__main__":
     print("printed while starting")
+    if (deaths := os.environ.get("DEATHS_AT_START")) is not None and len(died := Path(deaths).read_text()) > 0:
+        Path(deaths).write_text(died[1:])
+        os.kill(os.getpid(), signal.SIGKILL)
     serve(HANDLERS)

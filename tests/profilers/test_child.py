@@ -57,6 +57,19 @@ def failure(child: Child, request: dict[str, object], deadline_s: float = 20.0) 
     return raised.value
 
 
+@pytest.mark.parametrize(("deaths", "comes_up"), [(1, True), (2, True), (3, False)])
+def test_a_child_that_is_killed_while_it_starts_is_started_again(tmp_path: Path, deaths: int, comes_up: bool) -> None:
+    left = tmp_path / "deaths"
+    left.write_text("x" * deaths)
+    with Child("fake_handlers", env={**FAKE_ENV, "DEATHS_AT_START": str(left)}, log=tmp_path / "log") as child:
+        if comes_up:
+            assert child.call({"do": "echo", "value": 1}, 20)["value"] == 1
+        else:
+            with pytest.raises(DeviceError, match="cannot start"):
+                child.call({"do": "echo"}, 20)
+    assert left.read_text() == ""
+
+
 def test_one_process_serves_many_calls(child: Child) -> None:
     first = child.call({"do": "echo", "value": [1, "é", None]}, 20)
     second = child.call({"do": "echo", "value": 2}, 20)

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from hwnas.search.latency import Quiet
 from hwnas.search.outcome import Outcome
+from hwnas.search.reporter import Silent
 from hwnas.search.run_data import RunData
 from hwnas.search.study import Study
 from hwnas.spaces.errors import CandidateError, DataError, DiskError, InfeasibleError, InterruptedStudyError, UsageError
@@ -207,6 +209,47 @@ def test_nothing_feasible_ends_with_the_nearest(tmp_path: Path, study_file: Stud
         run(path, tmp_path / "run")
     assert len(trials_of(tmp_path / "run")) == 6
     assert (tmp_path / "run" / "trials.parquet").is_file()
+
+
+def test_a_run_whose_tables_are_behind_is_read_from_its_database(tmp_path: Path, study_file: StudyFile) -> None:
+    folder = run(study_file(tmp_path), tmp_path / "run")
+    whole = RunData.load(folder).trials
+    table = folder / "trials.parquet"
+    whole.head(2).to_parquet(table)  # as after a kill: written by an earlier driver
+    pd.testing.assert_frame_equal(RunData.load(folder).trials, whole)
+    table.unlink()
+    pd.testing.assert_frame_equal(RunData.load(folder).trials, whole)
+    assert not table.exists(), "who reads does not write"
+
+
+def test_the_test_part_is_read_once(
+    tmp_path: Path, study_file: StudyFile, fake_machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(study_file(tmp_path), tmp_path / "run")
+    front = RunData.load(folder).front
+
+    def test_part(self: Any, request: dict[str, Any]) -> Any:
+        raise AssertionError("the test part is read again")
+
+    monkeypatch.setattr(fake_machine, "test_part", test_part)
+    again = RunData.load(run(study_file(tmp_path), folder)).front
+    assert front is not None and again is not None
+    pd.testing.assert_frame_equal(front, again)
+
+
+def test_what_cannot_be_counted_is_told_once(
+    tmp_path: Path, study_file: StudyFile, fake_machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = fake_machine.prepare
+    monkeypatch.setattr(fake_machine, "prepare", lambda *a: {**sound(*a), "uncounted": ["cumsum"]})
+    notes: list[str] = []
+
+    class Listener(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    Study.from_yaml(study_file(tmp_path), folder=tmp_path / "run").run(Listener())
+    assert notes == ["macs leave out cumsum: nobody has told how to count them"]
 
 
 def test_the_front_standing_still_stops_the_search(tmp_path: Path, study_file: StudyFile) -> None:

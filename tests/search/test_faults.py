@@ -174,6 +174,22 @@ def test_data_that_has_changed(
     assert code == 65 and said.endswith("restore it, or give the study another name")
 
 
+@pytest.mark.usefixtures("fake_machine")
+def test_code_that_has_changed(tmp_path: Path, study_file: StudyFile, call: Call) -> None:
+    own, folder = tmp_path / "own.py", tmp_path / "run"
+    own.write_text(
+        "from torch import nn\nfrom hwnas.spaces import space\n@space(input_shape=(1, 8, 8))\n"
+        "def own(choose):\n    return nn.Linear(8, choose.one_of('width', [4, 8, 16]))\n"
+    )
+    path = study_file(tmp_path, space={"use": "own"}, search={"trials": 2}, verify={"finalists": 1})
+    command = ("run", path, "--out", folder, "--allow-code", own)
+    assert call(*command)[0] == 0
+    assert call(*command)[0] == 0
+    own.write_text(own.read_text().replace("nn.Linear(8,", "nn.Linear(4,"))
+    code, said = call(*command)
+    assert code == 2 and "--allow-code is not the one" in said and "\n" not in said
+
+
 @pytest.mark.parametrize("where", ["/proc/run", "/dev/null/run", "file/run"])
 def test_a_folder_that_cannot_be_written(tmp_path: Path, study_file: StudyFile, call: Call, where: str) -> None:
     (tmp_path / "file").touch()
