@@ -11,7 +11,7 @@ from .fingerprint import conditions, fingerprint
 from .graph import Graph, Node
 from .measurement import Measurement
 from .profiler import LocalProfiler, Profiler
-from .runtime import Artifact, Availability, Runtime, get_runtime, runtime_names
+from .runtime import Artifact, Availability, Runtime, Session, get_runtime, runtime_names, stored_as
 from .serve import serve
 
 __all__ = [
@@ -24,10 +24,12 @@ __all__ = [
     "Node",
     "Profiler",
     "Runtime",
+    "Session",
     "computed_metrics",
     "conditions",
     "fingerprint",
     "get_runtime",
     "runtime_names",
     "serve",
+    "stored_as",
 ]

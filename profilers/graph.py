@@ -50,8 +50,13 @@ class Node:
 
     @property
     def depthwise(self) -> bool:
-        """True for a convolution in which every input channel has filters of its own."""
-        return self.op in _CONVOLUTIONS and self.group > 1 and bool(self.inputs) and self.group == self.inputs[0][1]
+        """True for a convolution in which every filter sees one input channel."""
+        if self.op not in _CONVOLUTIONS or self.group == 1:
+            return False
+        weight = _filters(self.weights, self.outputs)
+        if weight is None:  # computed, so not among the constants
+            return bool(self.inputs) and self.group == self.inputs[0][1]
+        return weight[1] == 1
 
     @property
     def counted(self) -> bool:
@@ -161,11 +166,14 @@ _Counter = Callable[[Sequence[Shape], Sequence[Shape], Sequence[Shape]], int]
 
 
 def _of_convolution(inputs: Sequence[Shape], weights: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    """Each output value takes one multiply-add per weight of its filter: `weight` is (out, in / group, *kernel)."""
-    if not weights:
-        return 0
-    batch, spatial = outputs[0][0], outputs[0][2:]
-    return batch * math.prod(weights[0]) * math.prod(spatial)
+    """Each output value takes one multiply-add per weight of its filter, wherever the channels stand."""
+    weight = _filters(weights, outputs)
+    return 0 if weight is None else math.prod(outputs[0]) * math.prod(weight[1:])
+
+
+def _filters(weights: Sequence[Shape], outputs: Sequence[Shape]) -> Shape | None:
+    """The filters of a convolution, (out, in / group, *kernel); quantised ones also read scales, with fewer axes."""
+    return next((shape for shape in weights if outputs and len(shape) == len(outputs[0])), None)
 
 
 def _of_transposed_convolution(inputs: Sequence[Shape], weights: Sequence[Shape], outputs: Sequence[Shape]) -> int:
@@ -186,7 +194,9 @@ _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "ConvInteger", 
 _COUNTERS: dict[str, _Counter] = {
     **dict.fromkeys(_CONVOLUTIONS, _of_convolution),
     "ConvTranspose": _of_transposed_convolution,
-    **dict.fromkeys(("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"), _of_product),
+    **dict.fromkeys(
+        ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "QGemm", "QLinearMatMul"), _of_product
+    ),
 }
 """Operator → multiply-adds."""
 
@@ -197,16 +207,20 @@ _WITHOUT_MACS = frozenset(
         "AveragePool",
         "BatchNormalization",
         "BiasGelu",
+        "Broadcast",
         "Cast",
         "Clip",
         "Concat",
         "Constant",
+        "Convert",
+        "DequantizeLinear",
         "Div",
         "Dropout",
         "Elu",
         "Erf",
         "Exp",
         "Expand",
+        "FakeQuantize",
         "FastGelu",
         "Flatten",
         "Gather",
@@ -218,6 +232,7 @@ _WITHOUT_MACS = frozenset(
         "Identity",
         "LeakyRelu",
         "Log",
+        "Math",
         "Max",
         "MaxPool",
         "Mean",
@@ -227,6 +242,15 @@ _WITHOUT_MACS = frozenset(
         "PRelu",
         "Pad",
         "Pow",
+        "QLinearAdd",
+        "QLinearAveragePool",
+        "QLinearConcat",
+        "QLinearGlobalAveragePool",
+        "QLinearLeakyRelu",
+        "QLinearMul",
+        "QLinearSigmoid",
+        "QLinearSoftmax",
+        "QuantizeLinear",
         "QuickGelu",
         "Reciprocal",
         "ReduceMax",
@@ -243,6 +267,8 @@ _WITHOUT_MACS = frozenset(
         "Softmax",
         "Softplus",
         "Split",
+        "StridedSlice",
+        "Subgraph",
         "Sqrt",
         "Squeeze",
         "Sub",

@@ -1,36 +1,41 @@
-"""onnxruntime on the CPU: export through torch's ONNX exporter, fp32."""
+"""onnxruntime on the CPU: fp32 and int8 files, and the graph that it really executes."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
+import json
+import math
 import os
-import warnings
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..spaces.errors import CandidateError, DeviceError, DiskError, did_you_mean
-from .graph import Graph
-from .runtime import Artifact, Availability, Runtime
+from ..spaces.errors import CandidateError
+from .graph import Graph, Node, Shape, count_macs
+from .runtime import Artifact, Availability, Runtime, Session
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
+    import onnxruntime as ort
+
+    Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = ["OnnxRuntime"]
 
-OPSET = 18
+_FATAL_ONLY = 4
+_BYTES = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "bool": 1, "string": 8} | {
+    f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+_NAMES = {"float": "float32", "double": "float64"}
+_KEPT_ATTRIBUTES = {"kernel_shape": "kernel"} | {name: name for name in ("strides", "dilations", "activation")}
 
 
 class OnnxRuntime(Runtime):
-    """Batch 1, one float input, one file without external data, batch normalisation folded into the convolutions."""
+    """Batch 1, one float input, all optimisations, no spinning threads."""
 
     name: ClassVar[str] = "onnxruntime"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
-    runner: ClassVar[str] = "hwnas.profilers.runner"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
 
     @staticmethod
     def available() -> Availability:
@@ -39,128 +44,195 @@ class OnnxRuntime(Runtime):
             return Availability(False, missing=", ".join(missing), install=f"pip install {' '.join(missing)}")
         return Availability(True, metadata.version("onnxruntime"))
 
-    def convert(
-        self,
-        model: torch.nn.Module,
-        example: torch.Tensor,
-        path: Path,
-        precision: str = "fp32",
-        calibration: torch.Tensor | None = None,
-    ) -> Artifact:
-        if precision not in self.precisions:
-            raise DeviceError(f"{self.name} has no precision '{precision}'{did_you_mean(precision, self.precisions)}")
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _export(model, example, aside)
-            size = aside.stat().st_size
-            aside.replace(path)
-        except OSError as error:
-            raise DiskError(f"{path}: cannot write the model ({error.strerror or error})") from error
-        finally:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
-        return Artifact(path, self.name, precision, tuple(example.shape), size)
+    def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> OrtSession:
+        path, _ = self.opened(artifact, precision)
+        return OrtSession(path, _options(threads))
 
-    def load(
-        self, artifact: Artifact | Path, threads: int = 1
-    ) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-        from .session import open_session, run_once
+    def executed_graph(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> Graph:
+        """The optimised model tells operators, attributes and constants; the profile of one run tells shapes."""
+        import numpy as np
+        import onnx
+        import onnxruntime as ort
 
-        session = open_session(_path(artifact), threads)
-        return lambda x: run_once(session, x)
-
-    def executed_graph(self, artifact: Artifact | Path, threads: int = 1) -> Graph:
-        from .session import executed_graph
-
-        return executed_graph(_path(artifact), threads)
+        path, _ = self.opened(artifact, precision)
+        with tempfile.TemporaryDirectory(prefix="hwnas-graph-") as folder:
+            optimised = os.path.join(folder, "optimised.onnx")
+            options = _options(threads)
+            options.optimized_model_filepath = optimised
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(folder, "profile")
+            session = OrtSession(path, options)
+            session(np.zeros(session.input_shape, np.float32))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            graph = onnx.load(optimised).graph
+        return _assemble(graph, _launches(events), f"onnxruntime {ort.__version__}")
 
 
-def _path(artifact: Artifact | Path) -> Path:
-    return artifact.path if isinstance(artifact, Artifact) else artifact
+class OrtSession(Session):
+    """A model that onnxruntime has loaded.
 
-
-def _export(model: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
-    """Writes the ONNX file, by the tracing exporter, or by the graph-capturing one where that fails.
-
-    Both are torch.onnx.export. Tracing takes 0.07 s for a network of 30 layers and the other 1.5 s
-    (torch 2.13, 2.4 GHz), which would be most of a short trial; the files run equally fast.
+    Args:
+        path: the file.
+        options: of the session.
 
     Raises:
-        CandidateError: `export`, neither can.
+        CandidateError: `export`, onnxruntime cannot load it, or it has not exactly one input of type float.
     """
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with _quiet():
-            try:
-                _trace(model, example, path)
-            except (OSError, MemoryError):
-                raise
-            except Exception as first:  # an operator or a construct that tracing does not know
-                try:
-                    _capture(model, example, path)
-                except Exception:
-                    raise first from None  # the plainer of the two reasons
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # whatever a candidate's code or the exporter raises
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
-        raise CandidateError("export", reason[:300]) from error
-    finally:
-        for module, mode in was_training.items():
-            module.training = mode
+
+    def __init__(self, path: Path, options: ort.SessionOptions) -> None:
+        import onnxruntime as ort
+
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except MemoryError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise CandidateError("export", f"onnxruntime cannot load the model: {_first_line(error)}") from None
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+            found = ", ".join(f"{item.name}: {item.type}" for item in inputs)
+            raise CandidateError("export", f"a model must have one float input, found {found or 'none'}")
+        self._input = inputs[0].name
+        self.input_shape = tuple(side if isinstance(side, int) and side > 0 else 1 for side in inputs[0].shape)
+
+    def __call__(self, x: Array) -> Array:
+        import numpy as np
+
+        try:
+            return np.asarray(self._session.run(None, {self._input: x})[0])
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
+            raise CandidateError("crash:onnxruntime", _first_line(error)) from None
+
+    def bind(self, x: Array) -> Callable[[], object]:
+        session, feed = self._session, {self._input: x}
+        return lambda: session.run(None, feed)
+
+    def end_profiling(self) -> str:
+        """Returns the path of the profile, in a session whose options asked for one."""
+        return str(self._session.end_profiling())
 
 
-def _trace(model: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
-    import torch
+def _options(threads: int) -> ort.SessionOptions:
+    import onnxruntime as ort
 
-    with torch.no_grad():
-        torch.onnx.export(
-            model,
-            (example,),
-            str(path),
-            dynamo=False,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=["input"],
-            output_names=["output"],
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _launches(events: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Kernel launches of a profile, in order: node name and arguments."""
+    suffix = "_kernel_time"
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(suffix) and "output_type_shape" in event["args"]:
+            yield event["name"].removesuffix(suffix), event["args"]
+
+
+def _assemble(graph: Any, launches: Iterator[tuple[str, dict[str, Any]]], runtime: str) -> Graph:
+    """Joins the optimised model with the launches.
+
+    Args:
+        graph: `onnx.GraphProto` of the optimised model.
+        launches: node name and profile arguments, in the order executed.
+        runtime: name and version.
+    """
+    constants = {item.name: (tuple(item.dims), _type_name(item.data_type)) for item in graph.initializer}
+    described: dict[str, list[Any]] = {}
+    for proto in graph.node:
+        described.setdefault(proto.name or proto.op_type, []).append(proto)
+    tensors: dict[str, tuple[Shape, str]] = {
+        item.name: (
+            tuple(max(dim.dim_value, 1) for dim in item.type.tensor_type.shape.dim),
+            _type_name(item.type.tensor_type.elem_type),
         )
+        for item in graph.input
+        if item.name not in constants
+    }
+    nodes: list[Node] = []
+    reads: list[list[str]] = []
+    makers: dict[str, int] = {}
+    for name, args in launches:
+        waiting = described.get(name) or described.get(args["op_name"]) or []
+        if not waiting:
+            raise CandidateError("export", f"onnxruntime ran '{name}', which is not in its optimised model")
+        proto = waiting.pop(0)
+        for output, (kind, shape) in zip(filter(None, proto.output), _typed(args["output_type_shape"]), strict=False):
+            tensors[output] = (shape, kind)
+            makers[output] = len(nodes)
+        nodes.append(_node(proto, name, constants, tensors))
+        reads.append([item for item in proto.input if item in tensors])
+    edges = sorted({(makers[item], place) for place, items in enumerate(reads) for item in items if item in makers})
+    kept = {item.name for item in graph.output}
+    return Graph(tuple(nodes), tuple(edges), runtime, _peak_bytes(reads, makers, tensors, kept))
 
 
-def _capture(model: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
-    import torch
+def _node(
+    proto: Any, name: str, constants: Mapping[str, tuple[Shape, str]], tensors: Mapping[str, tuple[Shape, str]]
+) -> Node:
+    import onnx
 
-    with torch.no_grad():
-        torch.onnx.export(
-            model,
-            (example,),
-            str(path),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=["input"],
-            output_names=["output"],
-        )
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in proto.attribute}
+    inputs = [tensors[item] for item in proto.input if item in tensors]
+    weights = [constants[item] for item in proto.input if item in constants]
+    outputs = [tensors[item] for item in proto.output if item in tensors]
+    shapes = {"inputs": tuple(s for s, _ in inputs), "outputs": tuple(s for s, _ in outputs)}
+    weight_shapes = tuple(shape for shape, _ in weights)
+    kind = outputs[0][1] if outputs else "float"
+    return Node(
+        name=name,
+        op=proto.op_type,
+        domain=proto.domain,
+        **shapes,
+        dtype=_NAMES.get(kind, kind),
+        group=int(attributes.get("group", 1)),
+        attributes={
+            short: value.decode() if isinstance(value, bytes) else list(value)
+            for long, short in _KEPT_ATTRIBUTES.items()
+            if (value := attributes.get(long)) is not None
+        },
+        weight_bytes=sum(_size(shape, kind) for shape, kind in weights),
+        bytes_in=sum(_size(shape, kind) for shape, kind in inputs),
+        bytes_out=sum(_size(shape, kind) for shape, kind in outputs),
+        macs=count_macs(proto.op_type, shapes["inputs"], weight_shapes, shapes["outputs"]),
+        weights=weight_shapes,
+    )
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing of the exporters' prints, warnings and log lines."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _peak_bytes(
+    reads: list[list[str]], makers: Mapping[str, int], tensors: Mapping[str, tuple[Shape, str]], kept: set[str]
+) -> int:
+    """Largest sum of live activations: a tensor lives from the kernel that makes it to the last that reads it."""
+    last = {item: place for place, items in enumerate(reads) for item in items}
+    end = len(reads) - 1
+    spans = [
+        (makers.get(item, 0), end if item in kept else last.get(item, makers.get(item, 0)), _size(*tensors[item]))
+        for item in tensors
+    ]
+    return max((sum(size for a, b, size in spans if a <= place <= b) for place in range(len(reads))), default=0)
+
+
+def _typed(lists: list[dict[str, list[int]]]) -> list[tuple[str, Shape]]:
+    return [(kind, tuple(shape)) for item in lists for kind, shape in item.items()]
+
+
+def _size(shape: Shape, kind: str) -> int:
+    return math.prod(shape) * _BYTES.get(kind, 4)
+
+
+def _type_name(number: int) -> str:
+    """The name that profiles use for a tensor type of ONNX."""
+    import onnx
+
+    return str(onnx.TensorProto.DataType.Name(number)).lower()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

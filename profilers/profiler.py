@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..spaces.errors import DeviceError, did_you_mean
+from ..spaces.errors import DeviceError
 from .child import Child
 from .graph import Graph
 from .measurement import QUIET, Measurement
@@ -52,9 +52,9 @@ class LocalProfiler(Profiler):
     1.42
 
     Args:
-        runtime: name of the runtime; `onnxruntime` is the only one so far.
+        runtime: name of the runtime, see `runtime_names`.
         threads: threads of one inference.
-        precision: of the model files; `fp32` is the only one so far.
+        precision: what the runtime computes in; an int8 model needs an int8 file.
         deadline_s: longest time of one request; what takes longer fails with `timeout`.
         budget_s: seconds of timed inferences per attempt.
         attempts: how often a noisy measurement is repeated before it is kept as noisy.
@@ -83,15 +83,14 @@ class LocalProfiler(Profiler):
         available = found.available()
         if not available.ok:
             raise DeviceError(f"{runtime} is missing ({available.missing}): {available.install}")
-        if precision not in found.precisions:
-            raise DeviceError(f"{runtime} has no precision '{precision}'{did_you_mean(precision, found.precisions)}")
+        found.check_precision(precision)
         if threads < 1:
             raise DeviceError(f"threads must be at least 1, not {threads}")
         self.runtime, self.threads, self.precision = runtime, threads, precision
         self.deadline_s, self.budget_s, self.attempts = deadline_s, budget_s, attempts
         one = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         env = {**one, "OMP_NUM_THREADS": str(threads)}
-        self.child = Child(found.runner, env=env, name=f"{runtime} runner", log=log)
+        self.child = Child("hwnas.profilers.runner", env=env, name=f"{runtime} runner", log=log)
         self._memory = ReferenceMemory(reference)
 
     def measure(self, path: Path) -> Measurement:
@@ -149,7 +148,7 @@ class LocalProfiler(Profiler):
         """Of this machine and the runtime; see `hwnas.profilers.fingerprint`."""
         from .fingerprint import fingerprint
 
-        return fingerprint(self.runtime)
+        return {**fingerprint(self.runtime), "precision": self.precision, "threads": self.threads}
 
     def outdated(self, measurement: Measurement) -> bool:
         """True when the reference has since been found faster: what counted as quiet then was not. Measure again."""
@@ -161,7 +160,8 @@ class LocalProfiler(Profiler):
         self.child.close()
 
     def _ask(self, do: str, path: Path, deadline_s: float | None = None, **more: Any) -> dict[str, Any]:
-        request: Mapping[str, Any] = {"do": do, "path": str(path.resolve()), "threads": self.threads, **more}
+        how = {"runtime": self.runtime, "threads": self.threads, "precision": self.precision}
+        request: Mapping[str, Any] = {"do": do, "path": str(path.resolve()), **how, **more}
         return self.child.call(request, self.deadline_s if deadline_s is None else deadline_s)
 
     def _measure_once(self, path: Path, deadline_s: float) -> Measurement:

@@ -1,7 +1,8 @@
-"""The measuring process: loads ONNX files into onnxruntime and times, runs or describes them.
+"""The measuring process: loads model files into a runtime and times, runs or describes them.
 
-Run as `python -m hwnas.profilers.runner` by `LocalProfiler`. Imports numpy and onnxruntime, never torch, so that it
-starts in a fraction of a second and that nothing else lives in the process that measures.
+Run as `python -m hwnas.profilers.runner` by `LocalProfiler`. Imports numpy and the runtime, never torch, so that it
+starts in a fraction of a second and that nothing else lives in the process that measures. Every request names `path`,
+`runtime`, `threads` and `precision`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import numpy as np
 
 from ..spaces.errors import CandidateError, DataError
 from .fingerprint import conditions, fingerprint, stolen_share
+from .runtime import Session, get_runtime
 from .serve import serve
-from .session import executed_graph, input_shape, open_session, run_once
 
 __all__ = ["graph", "measure", "ping", "run"]
 
@@ -41,23 +42,18 @@ _REFERENCE_REPEATS = 12
 def measure(request: Request) -> Request:
     """Times a model, with a reference between the blocks.
 
-    Request: `path`, `threads`, `budget_s`; `usual_s`: the reference's usual time as far as known; `seed` of the input.
+    Request: `budget_s`; `usual_s`: the reference's usual time as far as known; `seed` of the input.
 
     Raises:
         CandidateError: `export` when the model does not load, `non_finite` when its output is not finite.
     """
     before = conditions()
-    session = open_session(Path(request["path"]), request["threads"])
-    x = _input(input_shape(session), request.get("seed", 0))
+    session = _open(request)
+    x = _input(session.input_shape, request.get("seed", 0))
     start = time.perf_counter()
-    if not np.isfinite(run_once(session, x)).all():
+    if not np.isfinite(session(x)).all():
         raise CandidateError("non_finite", "the model's output holds NaN or infinity")
-    name = session.get_inputs()[0].name
-    feed = {name: x}
-
-    def infer() -> object:
-        return session.run(None, feed)
-
+    infer = session.bind(x)
     each, warmup = _warm_up(infer, time.perf_counter() - start)
     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     blocks, references = _blocks(infer, each, request["budget_s"])
@@ -69,7 +65,7 @@ def measure(request: Request) -> Request:
         "disturbance": around,
         "warmup": warmup + 1,
         "process": os.getpid(),
-        "fingerprint": fingerprint(),
+        "fingerprint": {**fingerprint(request["runtime"]), "precision": request["precision"]},
         "conditions": {
             "threads": request["threads"],
             "reference_s": here,
@@ -82,27 +78,28 @@ def measure(request: Request) -> Request:
 
 
 def graph(request: Request) -> Request:
-    """Describes what onnxruntime really executes; request: `path`, `threads`."""
-    return {"graph": executed_graph(Path(request["path"]), request["threads"]).to_json()}
+    """Describes what the runtime really executes."""
+    runtime = get_runtime(request["runtime"])
+    return {"graph": runtime.executed_graph(*_file(request)).to_json()}
 
 
 def run(request: Request) -> Request:
-    """Runs a model on samples, one by one; request: `path`, `threads`, `x` and `out` (.npy files).
+    """Runs a model on samples, one by one; request: `x` and `out` (.npy files).
 
     Raises:
         CandidateError: as `measure`.
         DataError: `x` is not an array of that shape.
     """
-    session = open_session(Path(request["path"]), request["threads"])
+    session = _open(request)
     try:
         samples = np.load(request["x"], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{request['x']}: not a numpy array ({error})") from None
-    shape = input_shape(session)
+    shape = session.input_shape
     if samples.shape[1:] != shape[1:]:
         raise DataError(f"{request['x']}: samples of shape {samples.shape[1:]}, the model takes {shape[1:]}")
     samples = np.ascontiguousarray(samples, dtype=np.float32)
-    outputs = [run_once(session, samples[place : place + 1]) for place in range(len(samples))]
+    outputs = [session(samples[place : place + 1]) for place in range(len(samples))]
     if not outputs:
         raise DataError(f"{request['x']}: no samples")
     result = np.concatenate(outputs)
@@ -122,6 +119,14 @@ def run(request: Request) -> Request:
 def ping(request: Request) -> Request:
     """Answers, so that the process is known to be up."""
     return {"pong": True, "fingerprint": fingerprint(), "conditions": conditions()}
+
+
+def _file(request: Request) -> tuple[Path, int, str]:
+    return Path(request["path"]), request["threads"], request["precision"]
+
+
+def _open(request: Request) -> Session:
+    return get_runtime(request["runtime"]).load(*_file(request))
 
 
 def _input(shape: tuple[int, ...], seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -1,21 +1,27 @@
-"""Runtimes: what turns a module into a file and runs it."""
+"""Runtimes: what turns a module into a file and runs it.
+
+All runtimes of this version read ONNX files, so that a candidate is exported once for all of them.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..spaces.errors import DeviceError, did_you_mean
+from ..spaces.errors import DataError, DeviceError, did_you_mean
 from .graph import Graph
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["Artifact", "Availability", "Runtime", "get_runtime", "runtime_names"]
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+__all__ = ["Artifact", "Availability", "Runtime", "Session", "get_runtime", "runtime_names", "stored_as"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,25 @@ class Artifact:
     size_bytes: int
 
 
+class Session(ABC):
+    """A model file that a runtime has loaded, for one inference at a time."""
+
+    input_shape: tuple[int, ...]
+    """(1, C, H, W)"""
+
+    @abstractmethod
+    def __call__(self, x: Array) -> Array:
+        """Runs one sample (1, C, H, W) float32 and returns the model's first output.
+
+        Raises:
+            CandidateError: `crash:NAME`, the runtime refuses.
+        """
+
+    @abstractmethod
+    def bind(self, x: Array) -> Callable[[], object]:
+        """Returns a function that runs the model on `x`, with as little around it as the runtime allows."""
+
+
 class Runtime(ABC):
     """What turns a module into a file, runs that file and tells what it executes.
 
@@ -62,15 +87,12 @@ class Runtime(ABC):
 
     name: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]]
-    runner: ClassVar[str]
-    """Module of the measuring process; see `hwnas.profilers.runner`."""
 
     @staticmethod
     @abstractmethod
     def available() -> Availability:
         """Whether the runtime is installed. Cheap: it does not import the runtime."""
 
-    @abstractmethod
     def convert(
         self,
         model: torch.nn.Module,
@@ -86,32 +108,71 @@ class Runtime(ABC):
             example: one input, (1, C, H, W).
             path: the file to write.
             precision: one of `precisions`.
-            calibration: inputs (n, C, H, W), for precisions that need them.
+            calibration: inputs (n, C, H, W), for int8; the example alone when left out.
 
         Raises:
             CandidateError: `export`, with the reason.
             DeviceError: no such precision.
             DiskError: the file cannot be written.
         """
+        from .onnx_file import quantise, write_onnx
+
+        self.check_precision(precision)
+        if stored_as(precision) == "fp32":
+            write_onnx(model, example, path)
+        else:
+            with tempfile.TemporaryDirectory(prefix="hwnas-convert-") as folder:
+                plain = Path(folder) / "model.onnx"
+                write_onnx(model, example, plain)
+                quantise(plain, example if calibration is None else calibration, path)
+        return Artifact(path, self.name, precision, tuple(example.shape), path.stat().st_size)
 
     @abstractmethod
-    def load(
-        self, artifact: Artifact | Path, threads: int = 1
-    ) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-        """A function from one input (1, C, H, W) to the model's first output, in this process.
+    def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> Session:
+        """Opens a model in this process.
+
+        Args:
+            artifact: the model, or its file.
+            threads: threads of one inference.
+            precision: one of `precisions`; the artifact's own, or fp32 for a file, when left out.
 
         Raises:
             CandidateError: `export`, the runtime cannot load the file.
             DataError: there is no such file.
+            DeviceError: the machine cannot do the precision.
         """
 
     @abstractmethod
-    def executed_graph(self, artifact: Artifact | Path, threads: int = 1) -> Graph:
+    def executed_graph(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> Graph:
         """The kernels that the runtime launches for one inference.
 
         Raises:
-            CandidateError, DataError: as `load`.
+            CandidateError, DataError, DeviceError: as `load`.
         """
+
+    def check_precision(self, precision: str) -> None:
+        """Raises DeviceError when the runtime has no such precision."""
+        if precision not in self.precisions:
+            raise DeviceError(f"{self.name} has no precision '{precision}'{did_you_mean(precision, self.precisions)}")
+
+    def opened(self, artifact: Artifact | Path, precision: str | None) -> tuple[Path, str]:
+        """Returns the file and the precision that arguments of `load` mean.
+
+        Raises:
+            DataError: there is no such file.
+            DeviceError: no such precision.
+        """
+        path = artifact.path if isinstance(artifact, Artifact) else artifact
+        precision = precision or (artifact.precision if isinstance(artifact, Artifact) else "fp32")
+        self.check_precision(precision)
+        if not path.is_file():
+            raise DataError(f"{path}: no such model file")
+        return path, precision
+
+
+def stored_as(precision: str) -> Literal["fp32", "int8"]:
+    """Returns the precision of the file that a runtime needs: bf16 is a runtime's own way to run an fp32 file."""
+    return "int8" if precision == "int8" else "fp32"
 
 
 def _onnxruntime() -> type[Runtime]:
@@ -120,7 +181,13 @@ def _onnxruntime() -> type[Runtime]:
     return OnnxRuntime
 
 
-_RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {"onnxruntime": _onnxruntime}
+def _openvino() -> type[Runtime]:
+    from .ov import OpenVino
+
+    return OpenVino
+
+
+_RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
 def runtime_names() -> tuple[str, ...]:
