@@ -11,7 +11,7 @@ from .fingerprint import conditions, fingerprint
 from .graph import Graph, Node
 from .measurement import Measurement
 from .profiler import LocalProfiler, Profiler
-from .runtime import Artifact, Availability, Runtime, Session, get_runtime, runtime_names, stored_as
+from .runtime import Artifact, Availability, Runtime, Session, file_beside, get_runtime, runtime_names, stored_as
 from .serve import serve
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Session",
     "computed_metrics",
     "conditions",
+    "file_beside",
     "fingerprint",
     "get_runtime",
     "runtime_names",

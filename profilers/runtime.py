@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["Artifact", "Availability", "Runtime", "Session", "get_runtime", "runtime_names", "stored_as"]
+__all__ = ["Artifact", "Availability", "Runtime", "Session", "file_beside", "get_runtime", "runtime_names", "stored_as"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +168,16 @@ class Runtime(ABC):
         if not path.is_file():
             raise DataError(f"{path}: no such model file")
         return path, precision
+
+
+def file_beside(model: Path, precision: str) -> Path:
+    """Returns the file that a precision needs, beside the fp32 file of the same network.
+
+    >>> str(file_beside(Path("model.onnx"), "int8"))
+    'model.int8.onnx'
+    """
+    stored = stored_as(precision)
+    return model if stored == "fp32" else model.with_suffix(f".{stored}{model.suffix}")
 
 
 def stored_as(precision: str) -> Literal["fp32", "int8"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import write_text
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["write_card"]
 
 
-def write_card(bench: Bench, row: Row, member: Verified, test: Reading, known: Mapping[str, Any]) -> None:
+def write_card(
+    bench: Bench, row: Row, member: Verified, tests: Mapping[str, Reading], known: Mapping[str, Any]
+) -> None:
     """Writes `card.md` beside the files of a front member."""
-    readings = {**member.readings, "top1_test": test}
+    readings = {**member.readings, **tests}
     table = [
         f"| {name} | {format_reading(name, reading, interval=True)} | {reading.source} |"
         for name, reading in readings.items()
@@ -36,10 +39,13 @@ def write_card(bench: Bench, row: Row, member: Verified, test: Reading, known: M
         *table,
         "",
         f"`top1` is the mean over {len(member.seeds)} trainings with different seeds on the validation part ({seeds});",
-        "`top1_test` is `model.onnx`, the best of them, run once on the test part.",
-        "Torch and `model.onnx` were not compared."
-        if member.parity is None
-        else f"Torch and `model.onnx` differ by at most {member.parity:.1e} of the largest output.",
+        "`top1_test` is the file of the best of them, run once on the test part.",
+        *(
+            f"Torch and `{device.file(Path('model.onnx'))}` on `{device.name}` ({device.precision}) differ by at most "
+            f"{member.parity[device.name]:.1e} of the largest output."
+            for device in bench.devices.values()
+            if device.name in member.parity
+        ),
         "",
         "## Input",
         "",

@@ -151,8 +151,8 @@ class Driver:
         front = verified_front(verified, self.objectives)
         return verified, front
 
-    def test(self, front: Sequence[Verified]) -> dict[str, Reading]:
-        """Reads the test part: scores the shipped file of each front member, once."""
+    def test(self, front: Sequence[Verified]) -> dict[str, dict[str, Reading]]:
+        """Reads the test part: scores the shipped files of each front member, once; see `test_accuracy`."""
         rows = {row.arch_id: row for row in rows_of(self.store.trials, self.spec.limits)}
         child = self._evaluators[0].child
         tested = {}
@@ -161,7 +161,7 @@ class Driver:
                 tested[member.arch_id] = test_accuracy(self.bench, child, rows[member.arch_id])
             except CandidateError as error:
                 self.reporter.note(f"{member.arch_id} could not be run on the test part: {error}")
-                tested[member.arch_id] = Reading.missing()
+                tested[member.arch_id] = {"top1_test": Reading.missing()}
         return tested
 
     def _run(

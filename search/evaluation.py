@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..profilers import Child
+from ..profilers import Child, file_beside
 from ..spaces import Architecture
 from ..spaces.errors import CandidateError, InterruptedStudyError
 from .files import write_text
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Bench", "Evaluator", "parity", "probe_files", "remove"]
 
 PARITY_TOLERANCE = 1e-3
-"""Largest difference between torch and the exported file, relative to the largest output."""
+"""Largest difference between torch and an fp32 file, relative to the largest output."""
+LEAST_COSINE = 0.95
+"""Least cosine between the outputs of torch and of a file in another precision; a wrong layout gives about 0."""
 
 
 START_S = 300.0
@@ -67,6 +69,11 @@ class Bench:
         """The devices that a metric of the study names."""
         named = {metric.device for metric in self.spec.metrics}
         return [device for name, device in self.devices.items() if name in named]
+
+    @property
+    def precisions(self) -> list[str]:
+        """Of the devices, in the study's order."""
+        return [device.precision for device in self.devices.values()]
 
     def artifacts(self, arch_id: str) -> Path:
         return self.folder / "artifacts" / arch_id
@@ -202,7 +209,8 @@ class Evaluator:
         """Writes the model file of trained weights, and samples to compare it on; returns its size in megabytes."""
         deadline = self._deadline()
         paths = {"weights": str(weights), "model": str(model), "probe": str(probe)}
-        return float(self._call(deadline, do="export", arch=architecture.to_json(), **paths)["size_mb"])
+        request = {"arch": architecture.to_json(), "precisions": self.bench.precisions, **paths}
+        return float(self._call(deadline, do="export", **request)["size_mb"])
 
     def _deadline(self) -> float:
         """Returns when a trial that begins now has to end; the child is up then, so that its start is not counted."""
@@ -222,7 +230,13 @@ class Evaluator:
         model, probe = folder / "untrained.onnx", folder / "probe"
         try:
             told = self._call(
-                deadline, do="prepare", arch=architecture.to_json(), seed=self._seed, model=str(model), probe=str(probe)
+                deadline,
+                do="prepare",
+                arch=architecture.to_json(),
+                seed=self._seed,
+                model=str(model),
+                probe=str(probe),
+                precisions=self.bench.precisions,
             )
             progress.seconds.update(told["seconds"])
             progress.uncounted.extend(told["uncounted"])
@@ -231,7 +245,7 @@ class Evaluator:
             for device in self.bench.measured:
                 self._latency(device, architecture.id, model, probe, progress)
         finally:
-            remove(model, *probe_files(probe))
+            remove(model, file_beside(model, "int8"), *probe_files(probe))
 
     def _latency(self, device: Device, arch_id: str, model: Path, probe: Path, progress: _Progress) -> None:
         with progress.timed("predict"):
@@ -291,14 +305,15 @@ def parity(device: Device, model: Path, probe: Path) -> float:
 
     Args:
         device: runs the file.
-        model: the exported file.
+        model: the exported fp32 file.
         probe: stem of two files: `.x.npy` (n, C, H, W), and torch's outputs `.y.npy` (n, classes).
 
     Returns:
         Largest difference, relative to the largest output.
 
     Raises:
-        CandidateError: `parity` when they differ by more than PARITY_TOLERANCE, `non_finite` when one is not finite.
+        CandidateError: `parity` when they differ by more than PARITY_TOLERANCE in fp32, or have a cosine of less than
+            LEAST_COSINE in another precision; `non_finite` when one is not finite.
     """
     inputs, outputs = probe_files(probe)
     expected = np.load(outputs, allow_pickle=False)
@@ -308,7 +323,11 @@ def parity(device: Device, model: Path, probe: Path) -> float:
     if not np.isfinite(got).all():
         raise CandidateError("non_finite", f"an output on {device.name} is not finite")
     difference = float(np.abs(got - expected).max() / max(1e-6, float(np.abs(expected).max())))
-    if difference > PARITY_TOLERANCE:
+    if device.precision != "fp32":
+        cosine = float((got * expected).sum() / max(1e-12, float(np.linalg.norm(got) * np.linalg.norm(expected))))
+        if cosine < LEAST_COSINE:
+            raise CandidateError("parity", f"outputs of {device.name} and torch have a cosine of {cosine:.3f}")
+    elif difference > PARITY_TOLERANCE:
         raise CandidateError("parity", f"{device.name} differs from torch by {difference:.1%} of the largest output")
     return difference
 

@@ -116,19 +116,23 @@ def stored_table(folder: Path) -> pd.DataFrame:
 
 
 def front_table(
-    rows: Mapping[str, Row], front: Sequence[Verified], tested: Mapping[str, Reading], spec: StudySpec
+    rows: Mapping[str, Row],
+    front: Sequence[Verified],
+    tested: Mapping[str, Mapping[str, Reading]],
+    spec: StudySpec,
 ) -> pd.DataFrame:
     """Returns `front.parquet`: the columns of `trials.parquet`, and the accuracy of the shipped file on the test part.
 
     Args:
         rows: the trials by architecture.
         front: the verified front.
-        tested: `top1_test` by architecture.
+        tested: by architecture, `top1_test` and those of other precisions.
         spec: the study.
     """
     import pandas as pd
 
     names = list(dict.fromkeys([*map(str, spec.metrics), *ALWAYS]))
+    tests = list(dict.fromkeys(["top1_test", *(name for readings in tested.values() for name in readings)]))
     records = [
         {
             "number": rows[member.arch_id].number,
@@ -138,13 +142,13 @@ def front_table(
             "reason": None,
             "seconds": member.seconds,
             **reading_columns(names, member.readings),
-            **reading_columns(["top1_test"], {"top1_test": tested[member.arch_id]}),
+            **reading_columns(tests, tested[member.arch_id]),
             "feasible": member.feasible,
             "on_front": True,
         }
         for member in front
     ]
-    columns = [*_LEADING, *_reading_names([*names, "top1_test"]), "feasible", "on_front"]
+    columns = [*_LEADING, *_reading_names([*names, *tests]), "feasible", "on_front"]
     return _typed(pd.DataFrame.from_records(records, columns=columns))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cost_models import AdditiveModel
-from ..profilers import Graph, LocalProfiler, Measurement
+from ..profilers import Graph, LocalProfiler, Measurement, file_beside
 from ..profilers.profiler import pool
 from ..spaces.errors import CandidateError, DataError
 from .files import read_json, write_json
@@ -71,6 +71,7 @@ class Device:
     ) -> None:
         self.name = name
         self.metric = f"latency_ms@{name}"
+        self.precision = spec.precision
         self._spec = cost_model
         self._folder = folder
         self._quiet = quiet
@@ -95,9 +96,13 @@ class Device:
         """Returns what the device is: CPU, memory, governor, runtime and versions."""
         return dict(self._profiler.fingerprint())
 
+    def file(self, model: Path) -> Path:
+        """Returns the file that this device runs, given the fp32 file of a network."""
+        return file_beside(model, self.precision)
+
     def graph(self, model: Path) -> Graph:
-        """Returns what the runtime really executes for a model file."""
-        return self._profiler.graph(model)
+        """Returns what the runtime really executes for a network."""
+        return self._profiler.graph(self.file(model))
 
     def predict(self, graph: Graph) -> Reading | None:
         """Returns a predicted reading with its interval, or None while too little was measured."""
@@ -121,11 +126,11 @@ class Device:
         stem: str = "measurement",
         decided: Callable[[Reading], bool] = lambda reading: True,
     ) -> Reading:
-        """Measures a model file and keeps every raw sample; with its graph, the cost model learns from it.
+        """Measures a network and keeps every raw sample; with its graph, the cost model learns from it.
 
         Args:
             arch_id: whose artefacts it belongs to.
-            model: the file.
+            model: its fp32 file.
             graph: what the runtime executes for it, or None.
             stem: what the kept file's name begins with.
             decided: says whether a reading is sure enough; while it is not, there are up to ATTEMPTS measurements, and
@@ -134,7 +139,7 @@ class Device:
         taken: list[Measurement] = []
         while True:
             with self._quiet.measuring():
-                taken.append(self._profiler.measure(model))
+                taken.append(self._profiler.measure(self.file(model)))
             measurement = pool(taken)
             reading = Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured")
             if len(taken) == ATTEMPTS or decided(reading):
@@ -149,9 +154,9 @@ class Device:
         return reading
 
     def outputs(self, model: Path, inputs: Path) -> NDArray[np.float32]:
-        """Runs a model file on an .npy file of samples (n, C, H, W), one by one; returns the outputs (n, classes)."""
+        """Runs a network on an .npy file of samples (n, C, H, W), one by one; returns the outputs (n, classes)."""
         deadline_s = self._profiler.deadline_s + SAMPLE_S * inputs.stat().st_size / SMALLEST_SAMPLE_BYTES
-        outputs: NDArray[np.float32] = self._profiler.run(model, inputs, deadline_s=deadline_s)
+        outputs: NDArray[np.float32] = self._profiler.run(self.file(model), inputs, deadline_s=deadline_s)
         return outputs
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ __all__ = [
 
 _LABELS = {
     "top1": "Accuracy",
+    "top1_test": "Test accuracy",
     "latency_ms": "Latency",
     "energy_mj": "Energy",
     "size_mb": "File size",
@@ -28,7 +29,7 @@ _LABELS = {
 }
 _UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "size_mb": "MB", "peak_memory_mb": "MB"}
 _COUNTS = frozenset({"params", "macs"})
-_SHARES = frozenset({"top1"})
+_SHARES = frozenset({"top1", "top1_test"})
 
 
 def _split(metric: str) -> tuple[str, str]:

@@ -163,7 +163,7 @@ class RunData:
         names += [
             str(c).removesuffix(".source") for frame in frames for c in frame.columns if str(c).endswith(".source")
         ]
-        return tuple(dict.fromkeys(name for name in names if name != _TEST))
+        return tuple(dict.fromkeys(name for name in names if name.partition("@")[0] != _TEST))
 
     @cached_property
     def rows(self) -> tuple[Trial, ...]:

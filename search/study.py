@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..profilers import runtime_names
 from ..spaces.errors import (
     DataError,
     DiskError,
@@ -415,7 +416,8 @@ def _check_fit(space: Space, data: Mapping[str, Any]) -> None:
 
 def _alike(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
     """True when measurements of both fingerprints compare."""
-    return all(before.get(key) == now.get(key) for key in ("cpu", "cpu_flags", "machine", "onnxruntime"))
+    keys = ("cpu", "cpu_flags", "machine", *runtime_names())
+    return all(before.get(key) == now.get(key) for key in keys)
 
 
 def _logged(events: Path) -> tuple[int, set[int]]:

@@ -45,7 +45,7 @@ class Verified:
         reason: why it is not: what failed, or the limit that does not surely hold; empty when feasible.
         seeds: for each seed, the share of validation samples that was right.
         seconds: spent on it.
-        parity: largest difference between torch and the exported file, relative to the largest output.
+        parity: for each device, the largest difference between torch and its file, relative to the largest output.
     """
 
     arch_id: str
@@ -54,7 +54,7 @@ class Verified:
     reason: str
     seeds: dict[str, float]
     seconds: float
-    parity: float | None
+    parity: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "readings": {name: reading.to_dict() for name, reading in self.readings.items()}}
@@ -136,7 +136,7 @@ def verify(bench: Bench, evaluator: Evaluator, row: Row) -> Verified:
     try:
         verified = _verify(bench, evaluator, row, folder)
     except CandidateError as error:
-        verified = Verified(row.arch_id, dict(row.outcome.readings), False, str(error), {}, 0.0, None)
+        verified = Verified(row.arch_id, dict(row.outcome.readings), False, str(error), {}, 0.0, {})
     write_json(folder / FILE, verified.to_dict())
     return verified
 
@@ -169,18 +169,18 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
         shares.append(share)
         seeds[str(seed)] = share
     readings["top1"] = mean_reading(shares, total)
-    probe, worst = folder / "probe", 0.0
+    probe, differences = folder / "probe", {}
     try:
         size_mb = evaluator.export(arch, best, folder / "model.onnx", probe)
         readings["size_mb"] = Reading(size_mb, source="computed")
         for device in bench.devices.values():
-            worst = max(worst, parity(device, folder / "model.onnx", probe))
+            differences[device.name] = parity(device, folder / "model.onnx", probe)
             if device in bench.measured:
                 readings[device.metric] = _measured(bench, device, row.arch_id, folder / "model.onnx")
     finally:
         remove(*probe_files(probe))
     reason = _broken(bench.spec.limits, readings)
-    return Verified(row.arch_id, readings, not reason, reason, seeds, seconds, worst)
+    return Verified(row.arch_id, readings, not reason, reason, seeds, seconds, differences)
 
 
 def _measured(bench: Bench, device: Device, arch_id: str, model: Path) -> Reading:
@@ -224,25 +224,38 @@ def verified_front(verified: Sequence[Verified], objectives: Sequence[Metric]) -
     return [v for v, kept in zip(able, keep, strict=True) if kept]
 
 
-def test_accuracy(bench: Bench, child: Child, row: Row) -> Reading:
-    """Scores the shipped file of a front member once on the test part, with the device's runtime.
+def test_accuracy(bench: Bench, child: Child, row: Row) -> dict[str, Reading]:
+    """Scores the shipped files of a front member once on the test part, each with a device's runtime.
 
-    The answer is kept beside the file: a study that is run again does not look at the test part again.
+    The answers are kept beside the files: a study that is run again does not look at the test part again.
+
+    Returns:
+        `top1_test` of the first device, and `top1_test@NAME` of each other that has another precision.
     """
     folder = bench.artifacts(row.arch_id)
-    digest = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
-    kept = read_json(folder / TEST) if (folder / TEST).is_file() else {}
-    if kept.get("model") == digest:
-        return share_reading(kept["correct"], kept["total"])
-    inputs, labels = bench.folder / "test_inputs.npy", bench.folder / "test_labels.npy"
-    try:
-        child.call(
-            {"do": "test_part", "arch": row.arch, "inputs": str(inputs), "labels": str(labels)}, deadline_s=600.0
-        )
-        device = next(iter(bench.devices.values()))
-        outputs = device.outputs(folder / "model.onnx", inputs)
-        right = int((outputs.argmax(axis=1) == np.load(labels, allow_pickle=False)).sum())
-        write_json(folder / TEST, {"model": digest, "correct": right, "total": len(outputs)})
-        return share_reading(right, len(outputs))
-    finally:
-        remove(inputs, labels)
+    model, kept = folder / "model.onnx", folder / TEST
+    scored: dict[str, Device] = {}
+    for device in bench.devices.values():
+        if device.precision not in {other.precision for other in scored.values()}:
+            scored[f"top1_test@{device.name}" if scored else "top1_test"] = device
+    digests = {name: _digest(device.file(model)) for name, device in scored.items()}
+    told = read_json(kept) if kept.is_file() else {}
+    if {name: told.get(name, {}).get("model") for name in scored} != digests:
+        inputs, labels = bench.folder / "test_inputs.npy", bench.folder / "test_labels.npy"
+        try:
+            child.call(
+                {"do": "test_part", "arch": row.arch, "inputs": str(inputs), "labels": str(labels)}, deadline_s=600.0
+            )
+            right = np.load(labels, allow_pickle=False)
+            told = {}
+            for name, device in scored.items():
+                correct = int((device.outputs(model, inputs).argmax(axis=1) == right).sum())
+                told[name] = {"model": digests[name], "correct": correct, "total": len(right)}
+        finally:
+            remove(inputs, labels)
+        write_json(kept, told)
+    return {name: share_reading(told[name]["correct"], told[name]["total"]) for name in scored}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..profilers import get_runtime
-from ..profilers.computed import computed_metrics
+from ..profilers import computed_metrics, file_beside, stored_as
+from ..profilers.onnx_file import quantise, write_onnx
 from ..profilers.serve import serve
 from ..spaces import Architecture, Space, load_space
 from ..spaces.errors import CandidateError, SpaceError
@@ -35,6 +35,8 @@ __all__ = ["main"]
 
 PROBES = 4
 """Real samples on which the exported file is compared with torch."""
+CALIBRATION = 64
+"""Training samples that tell an int8 file the ranges of its activations."""
 
 
 class Worker:
@@ -64,8 +66,9 @@ class Worker:
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """Builds an architecture with fresh weights, counts its costs and exports it.
 
-        Request: `arch` (JSON), `seed`, `model` (path of the file to write), `probe` (stem of the files to write:
-        `.x.npy`, real samples (n, C, H, W), and `.y.npy`, torch's outputs (n, classes)).
+        Request: `arch` (JSON), `seed`; `model`, path of the fp32 file to write; `precisions` of the devices, the first
+        of which is the one whose file counts as the size; `probe`, stem of the files to write: `.x.npy`, real samples
+        (n, C, H, W), and `.y.npy`, torch's outputs (n, classes).
         Returns `computed` (metric → value), `uncounted` (operators without a count) and `seconds` (of each stage).
         """
         clock = _Clock()
@@ -75,7 +78,7 @@ class Worker:
         told = computed_metrics(model, self.space.input_of(architecture))
         computed = {name: value for name, value in told.items() if name != "uncounted"}
         clock.lap("count")
-        size_mb = self._export(model, architecture, Path(request["model"]), Path(request["probe"]))
+        size_mb = self._export(model, architecture, request)
         clock.lap("export")
         return {"computed": {**computed, "size_mb": size_mb}, "uncounted": told["uncounted"], "seconds": clock.laps}
 
@@ -103,13 +106,13 @@ class Worker:
         return asdict(trained)
 
     def export(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Exports trained weights. Request: `arch`, `weights`, `model`, `probe`. Returns `size_mb`."""
+        """Exports trained weights. Request: `weights`, and as `prepare`. Returns `size_mb`."""
         from safetensors.torch import load_file
 
         architecture = Architecture.from_json(request["arch"])
         model = self._build(architecture, seed=0)
         model.load_state_dict(load_file(request["weights"]))
-        return {"size_mb": self._export(model.eval(), architecture, Path(request["model"]), Path(request["probe"]))}
+        return {"size_mb": self._export(model.eval(), architecture, request)}
 
     def test_part(self, request: dict[str, Any]) -> dict[str, Any]:
         """Writes the test part as the network takes it. Request: `arch`, `inputs`, `labels` (.npy). Returns `n`."""
@@ -153,18 +156,26 @@ class Worker:
         q = self.spec.quality
         return Recipe(q.batch, q.optimizer, q.learning_rate, q.weight_decay, q.label_smoothing, q.augment)
 
-    def _export(self, model: nn.Module, architecture: Architecture, path: Path, probe: Path) -> float:
-        """Writes the model file and the samples to compare it on; returns the file's size in megabytes."""
-        shape = self.space.input_of(architecture)
+    def _export(self, model: nn.Module, architecture: Architecture, request: dict[str, Any]) -> float:
+        """Writes the model's files and the samples to compare them on; returns the first device's size in megabytes."""
+        shape, path, probe = self.space.input_of(architecture), Path(request["model"]), Path(request["probe"])
         x = _sized(self.data.x_val[:PROBES], shape)
         with torch.inference_mode():
             y = model(x)
         if not torch.isfinite(y).all():
             raise CandidateError("non_finite", "an output of the network is not finite")
-        artifact = get_runtime("onnxruntime").convert(model, x[:1], path)
+        write_onnx(model, x[:1], path)
+        precisions: list[str] = request["precisions"]
+        if "int8" in map(stored_as, precisions):
+            quantise(path, self._calibration(shape), file_beside(path, "int8"))
         _save(probe.with_name(f"{probe.name}.x.npy"), x)
         _save(probe.with_name(f"{probe.name}.y.npy"), y)
-        return artifact.size_bytes / 1e6
+        return file_beside(path, precisions[0]).stat().st_size / 1e6
+
+    def _calibration(self, shape: tuple[int, int, int]) -> Tensor:
+        """Returns training samples, evenly spaced, as a network takes them."""
+        x = self.data.x_train
+        return _sized(x[:: max(1, len(x) // CALIBRATION)][:CALIBRATION], shape)
 
 
 class _Clock:

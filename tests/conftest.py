@@ -144,6 +144,7 @@ class FakeDevice:
     """Has a latency for every architecture, always the same."""
 
     predicts_only = False
+    precision = "fp32"
 
     def __init__(
         self, name: str, spec: object, cost_model: object, folder: Path, quiet: object, deadline_s: float
@@ -155,6 +156,9 @@ class FakeDevice:
 
     def fingerprint(self) -> dict[str, object]:
         return {"cpu": "fake"}
+
+    def file(self, model: Path) -> Path:
+        return model
 
     def graph(self, model: Path) -> str:
         return model.parent.name

@@ -11,6 +11,7 @@ from ...spaces.errors import DataError, UsageError, did_you_mean
 from .common import as_json, next_command, print_json
 
 FILES = ("model.onnx", "weights.safetensors", "arch.json", "verified.json", "card.md")
+OTHERS = ("model.int8.onnx",)
 
 
 @click.command("export")
@@ -40,9 +41,9 @@ def command(run: Path, network: str, formats: str, to: Path | None, as_json: boo
     missing = [name for name in FILES if not (source / name).is_file()]
     if missing:
         raise DataError(f"{source / missing[0]} is missing")
-    parity = read_json(source / "verified.json").get("parity")
+    parity = dict(read_json(source / "verified.json")["parity"])
     folder = to or Path(f"{data.name}-{found[0][:8]}")
-    paths = [folder / name for name in FILES]
+    paths = [folder / name for name in (*FILES, *(name for name in OTHERS if (source / name).is_file()))]
     for path in paths:
         with write_aside(path) as copy, (source / path.name).open("rb") as original:
             shutil.copyfileobj(original, copy)
@@ -51,5 +52,6 @@ def command(run: Path, network: str, formats: str, to: Path | None, as_json: boo
         return
     for path in paths:
         click.echo(path)
-    click.echo(f"parity: torch and model.onnx differ by at most {parity:.1e} of the largest output")
+    for device, difference in parity.items():
+        click.echo(f"parity: on {device}, torch and the file differ by at most {difference:.1e} of the largest output")
     next_command("hwnas", "profile", folder / "model.onnx")

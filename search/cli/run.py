@@ -138,9 +138,7 @@ def _print_front(run: RunData) -> None:
         [
             member.arch_id,
             *(format_reading(metric, member.reading(metric), interval=True) for metric in metrics),
-            format_reading("top1_test", member.test)
-            if member.test.value is None
-            else f"{100 * member.test.value:.1f} %",
+            format_reading("top1_test", member.test),
         ]
         for member in ordered
     ]

@@ -287,7 +287,7 @@ def _front_row(run: RunData, trial: Trial, metrics: Sequence[str], selection: Se
     cells = [_cell("top1", trial.test)] if run.verified else []
     cells += [_cell(metric, trial.reading(metric)) for metric in metrics]
     folder = run.folder / "artifacts" / trial.arch_id
-    names = ("model.onnx", "weights.safetensors", "arch.json", "card.md")
+    names = ("model.onnx", "model.int8.onnx", "weights.safetensors", "arch.json", "card.md")
     files = tuple((name, f"artifacts/{trial.arch_id}/{name}") for name in names if (folder / name).is_file())
     roles = tuple(ROLE_TITLES[pick.role] for pick in selection.picks if pick.trial.number == trial.number)
     return FrontRow(trial.arch_id, trial.number, roles, tuple(cells), _decided(trial.decisions), files)

@@ -116,7 +116,7 @@ def test_export(call: Call, finished: Path, tmp_path: Path) -> None:
     member = RunData.load(finished).verified[0]
     code, out, _ = call("export", finished, member.arch_id[:6], "--to", tmp_path / "out", "--json")
     told = parsed(out)
-    assert code == 0 and told["arch_id"] == member.arch_id and 0 <= told["parity"] < 1e-3
+    assert code == 0 and told["arch_id"] == member.arch_id and 0 <= told["parity"]["cpu"] < 1e-3
     assert {Path(path).name for path in told["paths"]} == {path.name for path in (tmp_path / "out").iterdir()}
     card = (tmp_path / "out" / "card.md").read_text()
     assert member.arch_id in card and "| measured |" in card

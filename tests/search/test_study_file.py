@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwnas.profilers import get_runtime, runtime_names
 from hwnas.search.metrics import Limit, Metric
 from hwnas.search.study_file import dump_study, load_study_file, load_study_text
-from hwnas.search.study_schema import SECTIONS, StudySpec
+from hwnas.search.study_schema import PRECISIONS, SECTIONS, DeviceSpec, StudySpec, choices
 from hwnas.search.study_text import init_text, study_reference
 from hwnas.search.study_yaml import parse_yaml
 from hwnas.spaces.errors import DeviceError, StudyFileError, UsageError
@@ -96,10 +97,11 @@ def test_yaml_1_2_scalars() -> None:
 @pytest.mark.parametrize(
     ("device", "says"),
     [
-        ("{runtime: openvino}", "devices.cpu.runtime: 'openvino' is not in this version (available: onnxruntime)"),
+        ("{runtime: ncnn}", "devices.cpu.runtime: 'ncnn' is not in this version (available: onnxruntime, openvino)"),
         ("{runtime: replay, table: a.parquet}", "devices.cpu.runtime: 'replay' is not in this version"),
         ("{host: 'ssh:pi@pi5.local'}", "devices.cpu.host: 'ssh:pi@pi5.local' is not in this version"),
-        ("{precision: int8}", "devices.cpu.precision: 'int8' is not in this version (available: fp32)"),
+        ("{precision: fp16}", "devices.cpu.precision: onnxruntime has no 'fp16' in this version (fp32, int8)"),
+        ("{precision: bf16}", "devices.cpu.precision: onnxruntime has no 'bf16' in this version (fp32, int8)"),
     ],
 )
 def test_absent_devices_are_device_errors(device: str, says: str) -> None:
@@ -365,3 +367,9 @@ def test_a_study_with_many_knobs_can_be_written_and_read() -> None:
     spec = load_study_text(LEAST.replace("space: {use: mobile}", f"space:\n  use: mobile\n  params:\n{knobs}"))
     assert len(spec.space.params) == 100
     assert load_study_text(dump_study(spec)) == spec
+
+
+def test_devices_are_what_the_runtimes_can_do() -> None:
+    assert {name: get_runtime(name).precisions for name in runtime_names()} == PRECISIONS
+    assert choices(DeviceSpec, "runtime") == tuple(PRECISIONS)
+    assert set(choices(DeviceSpec, "precision")) == {name for names in PRECISIONS.values() for name in names}

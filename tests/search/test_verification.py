@@ -24,7 +24,7 @@ OBJECTIVES = [Metric.parse("top1"), Metric.parse("macs")]
 
 def verified(arch_id: str, top1: float, macs: float, *, feasible: bool = True) -> Verified:
     readings = {"top1": Reading(top1), "macs": Reading(macs, source="computed")}
-    return Verified(arch_id, readings, feasible, "", {"1": top1}, 1.0, 1e-6)
+    return Verified(arch_id, readings, feasible, "", {"1": top1}, 1.0, {"cpu": 1e-6})
 
 
 def test_the_mean_over_seeds_has_students_interval() -> None:
