@@ -11,6 +11,7 @@ from .fingerprint import conditions, fingerprint
 from .graph import Graph, Node
 from .measurement import Measurement
 from .profiler import LocalProfiler, Profiler
+from .repeatability import Repeatability, measure_again
 from .runtime import Artifact, Availability, Runtime, Session, file_beside, get_runtime, runtime_names, stored_as
 from .serve import serve
 
@@ -23,6 +24,7 @@ __all__ = [
     "Measurement",
     "Node",
     "Profiler",
+    "Repeatability",
     "Runtime",
     "Session",
     "computed_metrics",
@@ -30,6 +32,7 @@ __all__ = [
     "file_beside",
     "fingerprint",
     "get_runtime",
+    "measure_again",
     "runtime_names",
     "serve",
     "stored_as",

@@ -10,14 +10,14 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..spaces.errors import CandidateError, DiskError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["quantise", "write_onnx"]
+__all__ = ["input_shape", "is_quantised", "quantise", "write_onnx"]
 
 OPSET = 18
 
@@ -81,6 +81,40 @@ def quantise(source: Path, calibration: torch.Tensor, path: Path) -> None:
             raise
         except Exception as error:  # its exceptions have no common base
             raise _failed(error) from error
+
+
+def is_quantised(path: Path) -> bool:
+    """True when a file has quantised operators.
+
+    Raises:
+        CandidateError: `export`, it is not an ONNX file.
+    """
+    return any("QuantizeLinear" in node.op_type or node.op_type.startswith("QLinear") for node in _graph(path).node)
+
+
+def input_shape(path: Path) -> tuple[int, ...]:
+    """Returns the shape of a file's first input; open axes count as 1.
+
+    Raises:
+        CandidateError: `export`, it is not an ONNX file, or has no input.
+    """
+    graph = _graph(path)
+    constants = {item.name for item in graph.initializer}
+    shapes = [item.type.tensor_type.shape for item in graph.input if item.name not in constants]
+    if not shapes:
+        raise CandidateError("export", "the model has no input")
+    return tuple(max(int(side.dim_value), 1) for side in shapes[0].dim)
+
+
+def _graph(path: Path) -> Any:
+    import onnx
+
+    try:
+        return onnx.load(str(path), load_external_data=False).graph
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # protobuf's exceptions have no common base
+        raise _failed(error) from error
 
 
 @contextlib.contextmanager

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .common import as_json, next_command, print_json, print_table
 
+if TYPE_CHECKING:
+    from ...profilers import Repeatability
+
 CORE = ("torch", "onnx", "onnxruntime", "optuna", "fvcore", "numpy", "pandas", "plotly", "optuna-dashboard")
 
 
+NETWORKS, PASSES = 8, 3
+"""Of the check of noise: some 20 seconds on a quiet machine."""
+
+
 @click.command("doctor")
+@click.option("--noise", is_flag=True, help="Measure the same networks again and again: what differences are real?")
 @as_json
-def command(as_json: bool) -> None:
+def command(noise: bool, as_json: bool) -> None:
     """Versions, this machine, runtimes present or how to install them, and what disturbs measurements here."""
     from ...profilers import conditions, fingerprint, get_runtime, runtime_names
 
@@ -24,6 +33,7 @@ def command(as_json: bool) -> None:
     runtimes = {name: get_runtime(name).available() for name in runtime_names()}
     now = conditions()
     warnings = _warnings(machine, now)
+    again = _noise() if noise else None
     if as_json:
         print_json(
             {
@@ -32,6 +42,7 @@ def command(as_json: bool) -> None:
                 "runtimes": {name: dataclasses.asdict(found) for name, found in runtimes.items()},
                 "conditions": now,
                 "warnings": warnings,
+                **({} if again is None else {"noise": again.to_json()}),
             }
         )
         return
@@ -46,7 +57,33 @@ def command(as_json: bool) -> None:
     click.echo("")
     for warning in warnings or ["nothing that disturbs measurements was found"]:
         click.echo(f"- {warning}")
+    if again is not None:
+        click.echo("")
+        click.echo(
+            f"{NETWORKS} networks measured {PASSES} times: the same one differs by {again.median:.1%} (median) and "
+            f"{again.worst:.1%} (worst); {again.noisy} of {NETWORKS * PASSES} measurements noisy"
+        )
+        click.echo(f"take differences of less than {again.resolvable:.1%} for noise on this machine, as it is now")
     next_command("hwnas", "init", "my-study")
+
+
+def _noise() -> Repeatability:
+    """Measures networks of the built-in space of 3 x 32 x 32 inputs."""
+    import torch
+
+    from ...profilers import LocalProfiler, get_runtime, measure_again
+    from ...spaces import load_space
+
+    space = load_space("mobile", input_shape=(3, 32, 32), num_classes=10)
+    with tempfile.TemporaryDirectory(prefix="hwnas-noise-") as folder, LocalProfiler() as profiler:
+        models = []
+        for seed in range(NETWORKS):
+            torch.manual_seed(seed)
+            architecture = space.random(seed)
+            models.append(Path(folder, f"{seed}.onnx"))
+            example = torch.zeros(1, *space.input_of(architecture))
+            get_runtime("onnxruntime").convert(space.build(architecture), example, models[-1])
+        return measure_again(profiler, models, PASSES)
 
 
 def _versions() -> dict[str, str | None]:

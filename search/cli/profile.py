@@ -2,79 +2,153 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...spaces.errors import DeviceError, UsageError
+from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError, did_you_mean
 from .common import as_json, next_command, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from ...profilers import Graph, Measurement, Node
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """What one device said of the model."""
+
+    device: str
+    told: Measurement
+    graph: Graph
+    fingerprint: dict[str, Any]
+    size_mb: float
+
+    @property
+    def times(self) -> dict[str, float]:
+        told = self.told
+        return {
+            "median": told.median_ms,
+            "low": told.low_ms,
+            "high": told.high_ms,
+            "p90": told.p90_ms,
+            "p99": told.p99_ms,
+            "min": told.min_ms,
+        }
+
+    @property
+    def samples(self) -> int:
+        return sum(map(len, self.told.blocks))
+
+    def to_json(self, *, layers: bool) -> dict[str, Any]:
+        return {
+            "device": self.device,
+            "latency_ms": self.times,
+            "quality": self.told.quality,
+            "samples": self.samples,
+            "size_mb": self.size_mb,
+            "macs": self.graph.macs,
+            "operators": len(self.graph.nodes),
+            "depth": self.graph.depth,
+            "conditions": self.told.conditions,
+            "fingerprint": self.fingerprint,
+            **({"layers": self.graph.to_json()} if layers else {}),
+        }
 
 
 @click.command("profile")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--device", "runtime", default="onnxruntime", show_default=True, help="Runtime on this machine.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    default=("onnxruntime",),
+    show_default=True,
+    metavar="RUNTIME[:PRECISION]",
+    help="Of this machine, e.g. openvino or onnxruntime:int8; may be given several times.",
+)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="Threads of one inference.")
 @click.option("--layers", is_flag=True, help="List the operators that are really executed.")
 @as_json
-def command(model: Path, runtime: str, threads: int, layers: bool, as_json: bool) -> None:
-    """Latency, size and operators of an ONNX file on this machine."""
-    from ...profilers import LocalProfiler, runtime_names
-    from ...spaces.errors import CandidateError, DataError, did_you_mean
+def command(model: Path, devices: tuple[str, ...], threads: int, layers: bool, as_json: bool) -> None:
+    """Latency, size and operators of an ONNX file, on one or several devices of this machine.
 
-    if runtime not in runtime_names():
-        raise DeviceError(f"no device '{runtime}'{did_you_mean(runtime, runtime_names())}")
+    An fp32 file on an int8 device is quantised first, with random samples: its latency counts, its outputs do not.
+    """
+    named = [_named(device) for device in devices]
     if not model.is_file():
         raise UsageError(f"no file '{model}': give an ONNX file, e.g. runs/NAME/artifacts/ID/model.onnx")
-    with LocalProfiler(runtime, threads) as profiler:
+    with tempfile.TemporaryDirectory(prefix="hwnas-profile-") as folder:
+        profiles = [_profile(model, runtime, precision, threads, Path(folder)) for runtime, precision in named]
+    if as_json:
+        print_json({"model": str(model), "profiles": [profile.to_json(layers=layers) for profile in profiles]})
+        return
+    headings = ["device", *(f"{name} ms" for name in profiles[0].times), "samples", "quality", "operators", "MB"]
+    rows = [
+        [
+            profile.device,
+            *(f"{value:.4g}" for value in profile.times.values()),
+            str(profile.samples),
+            profile.told.quality,
+            str(len(profile.graph.nodes)),
+            f"{profile.size_mb:.3g}",
+        ]
+        for profile in profiles
+    ]
+    print_table(headings, rows)
+    click.echo("low to high is the 90 % interval of the median; p90, p99 and min are of single inferences")
+    click.echo(f"{max(profile.graph.macs for profile in profiles):,} multiply-adds")
+    for profile in profiles if layers else []:
+        click.echo("")
+        print_table([profile.device, "operator", "type", "output", "MACs", "bytes out"], _rows(profile.graph.nodes))
+    if any(profile.told.quality == "noisy" for profile in profiles):
+        say("the machine was busy: measure again when it is idle; `hwnas doctor --noise` tells what it can resolve")
+    next_command("hwnas", "doctor", "--noise")
+
+
+def _rows(nodes: tuple[Node, ...]) -> list[list[str]]:
+    """Returns a row of the table of operators for each."""
+    return [
+        [
+            node.name[-40:],
+            node.op,
+            node.dtype,
+            "x".join(map(str, node.outputs[0])) if node.outputs else "",
+            f"{node.macs:,}",
+            f"{node.bytes_out:,}",
+        ]
+        for node in nodes
+    ]
+
+
+def _named(device: str) -> tuple[str, str]:
+    """Reads RUNTIME[:PRECISION]."""
+    from ...profilers import get_runtime, runtime_names
+
+    runtime, _, precision = device.partition(":")
+    if runtime not in runtime_names():
+        raise DeviceError(f"no device '{runtime}'{did_you_mean(runtime, runtime_names())}")
+    get_runtime(runtime).check_precision(precision or "fp32")
+    return runtime, precision or "fp32"
+
+
+def _profile(model: Path, runtime: str, precision: str, threads: int, folder: Path) -> _Profile:
+    from ...profilers import LocalProfiler, stored_as
+    from ...profilers.onnx_file import input_shape, is_quantised, quantise
+
+    with LocalProfiler(runtime, threads, precision) as profiler:
         try:
-            told = profiler.measure(model)
-            graph = profiler.graph(model)
+            if stored_as(precision) == "int8" and not is_quantised(model):
+                import torch
+
+                torch.manual_seed(0)
+                source, model = model, folder / f"{model.stem}.int8.onnx"
+                if not model.is_file():
+                    quantise(source, torch.randn(8, *input_shape(source)[1:]), model)
+            told, graph = profiler.measure(model), profiler.graph(model)
         except CandidateError as error:
             raise DataError(f"{model}: {error}") from error
-        device = profiler.fingerprint()
-    size_mb = model.stat().st_size / 1e6
-    times = {
-        "median": told.median_ms,
-        "low": told.low_ms,
-        "high": told.high_ms,
-        "p90": told.p90_ms,
-        "p99": told.p99_ms,
-        "min": told.min_ms,
-    }
-    if as_json:
-        print_json(
-            {
-                "model": str(model),
-                "latency_ms": times,
-                "quality": told.quality,
-                "samples": sum(map(len, told.blocks)),
-                "size_mb": size_mb,
-                "macs": graph.macs,
-                "operators": len(graph.nodes),
-                "depth": graph.depth,
-                "conditions": told.conditions,
-                "device": device,
-                **({"layers": graph.to_json()} if layers else {}),
-            }
-        )
-        return
-    print_table(["latency", "ms"], [[name, f"{value:.4g}"] for name, value in times.items()])
-    click.echo(f"{told.quality}; {sum(map(len, told.blocks))} samples; 90 % interval of the median from low to high")
-    click.echo(
-        f"file {size_mb:.3f} MB; {len(graph.nodes)} operators executed, depth {graph.depth}, {graph.macs:,} MACs"
-    )
-    if layers:
-        rows = [
-            [
-                n.name[:40],
-                n.op,
-                "x".join(map(str, n.outputs[0])) if n.outputs else "",
-                f"{n.macs:,}",
-                f"{n.bytes_out:,}",
-            ]
-            for n in graph.nodes
-        ]
-        print_table(["node", "operator", "output", "MACs", "bytes out"], rows)
-    if told.quality == "noisy":
-        say("the machine was busy: measure again when it is idle")
-    next_command("hwnas", "doctor")
+        name = f"{runtime}:{precision}"
+        return _Profile(name, told, graph, profiler.fingerprint(), model.stat().st_size / 1e6)

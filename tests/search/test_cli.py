@@ -143,9 +143,22 @@ def test_report(call: Call, finished: Path, tmp_path: Path) -> None:
 def test_profile_agrees_with_the_run(call: Call, finished: Path) -> None:
     member = RunData.load(finished).verified[0]
     code, out, _ = call("profile", finished / "artifacts" / member.arch_id / "model.onnx", "--layers", "--json")
-    told = parsed(out)
+    [told] = parsed(out)["profiles"]
     assert code == 0 and told["latency_ms"]["median"] > 0 and told["operators"] == len(told["layers"]["nodes"]) > 3
     assert told["size_mb"] == pytest.approx(member.value("size_mb"))
+
+
+def test_profile_on_several_devices(call: Call, finished: Path) -> None:
+    model = finished / "artifacts" / RunData.load(finished).verified[0].arch_id / "model.onnx"
+    devices = ("--device", "onnxruntime", "--device", "onnxruntime:int8")
+    code, out, _ = call("profile", model, *devices, "--json")
+    plain, quantised = parsed(out)["profiles"]
+    assert code == 0 and (plain["device"], quantised["device"]) == ("onnxruntime:fp32", "onnxruntime:int8")
+    assert plain["macs"] == quantised["macs"] and quantised["size_mb"] != plain["size_mb"]
+    code, out, _ = call("profile", model, *devices, "--layers")
+    assert code == 0 and "QLinearConv" in out and "uint8" in out and "float32" in out
+    code, _, said = call("profile", model, "--device", "onnxruntime:int3")
+    assert code == 4 and "int3" in said
 
 
 def test_profile_of_a_file_that_is_no_model(call: Call, tmp_path: Path) -> None:
