@@ -15,13 +15,15 @@ from ..spaces import Architecture
 from ..spaces.errors import CandidateError, DataError
 from .evaluation import Bench, Evaluator, parity, probe_files, remove
 from .files import read_json, write_json
-from .frames import Row, objective_values
+from .frames import Row, objective_values, write_parquet
 from .metrics import Limit, Metric, Reading
 from .outcome import share_reading
 from .pareto import Floats, Ints, crowding, nondominated, ranks
 from .quantities import format_reading
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..profilers import Child
     from .latency import Device
 
@@ -177,10 +179,35 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
             differences[device.name] = parity(device, folder / "model.onnx", probe)
             if device in bench.measured:
                 readings[device.metric] = _measured(bench, device, row.arch_id, folder / "model.onnx")
+        if bench.measured:
+            write_parquet(_layers(bench, folder / "model.onnx"), folder / "layers.parquet", schema_version=1)
     finally:
         remove(*probe_files(probe))
     reason = _broken(bench.spec.limits, readings)
     return Verified(row.arch_id, readings, not reason, reason, seeds, seconds, differences)
+
+
+def _layers(bench: Bench, model: Path) -> pd.DataFrame:
+    """Returns what each device executes for a network: a row for each operator, in order."""
+    import pandas as pd
+
+    rows = [
+        {
+            "device": device.name,
+            "place": place,
+            "name": node.name,
+            "operator": node.op,
+            "type": node.dtype,
+            "output": "x".join(map(str, node.outputs[0])) if node.outputs else "",
+            "macs": node.macs,
+            "weight_bytes": node.weight_bytes,
+            "bytes_in": node.bytes_in,
+            "bytes_out": node.bytes_out,
+        }
+        for device in bench.measured
+        for place, node in enumerate(device.graph(model).nodes)
+    ]
+    return pd.DataFrame(rows)
 
 
 def _measured(bench: Bench, device: Device, arch_id: str, model: Path) -> Reading:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 
+from hwnas.profilers import Graph, Node
 from hwnas.search.metrics import Reading
 
 # A shell without job control starts background jobs with SIGINT ignored, and children would inherit that.
@@ -160,8 +161,9 @@ class FakeDevice:
     def file(self, model: Path) -> Path:
         return model
 
-    def graph(self, model: Path) -> str:
-        return model.parent.name
+    def graph(self, model: Path) -> Graph:
+        node = Node(f"of {model.parent.name}", "Conv", "", ((1, 1, 8, 8),), ((1, 4, 8, 8),), "float32", macs=2304)
+        return Graph((node,), (), "fake")
 
     def predict(self, graph: object) -> Reading | None:
         return None

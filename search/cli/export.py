@@ -11,7 +11,7 @@ from ...spaces.errors import DataError, UsageError, did_you_mean
 from .common import as_json, next_command, print_json
 
 FILES = ("model.onnx", "weights.safetensors", "arch.json", "verified.json", "card.md")
-OTHERS = ("model.int8.onnx",)
+OTHERS = ("model.int8.onnx", "layers.parquet")
 
 
 @click.command("export")

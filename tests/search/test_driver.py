@@ -70,6 +70,14 @@ def test_a_study_ends_with_all_its_files(tmp_path: Path, study_file: StudyFile) 
     assert kinds == ["started", *["asked", "told"] * 6, "verified", "verified", "finished"]
 
 
+def test_what_each_device_executes_is_kept(tmp_path: Path, study_file: StudyFile) -> None:
+    objectives = [{"metric": "top1"}, {"metric": "latency_ms@cpu"}]
+    folder = run(study_file(tmp_path, objectives=objectives), tmp_path / "run")
+    for member in RunData.load(folder).verified:
+        layers = pd.read_parquet(folder / "artifacts" / member.arch_id / "layers.parquet")
+        assert layers[["device", "operator", "output", "macs"]].values.tolist() == [["cpu", "Conv", "1x4x8x8", 2304]]
+
+
 def test_the_same_seed_gives_the_same_trials_and_another_does_not(tmp_path: Path, study_file: StudyFile) -> None:
     path = study_file(tmp_path)
     first, second = run(path, tmp_path / "a"), run(path, tmp_path / "b")
