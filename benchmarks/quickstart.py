@@ -32,6 +32,8 @@ def rows_of(events: Path) -> list[dict[str, float]]:
         event = json.loads(line)
         if event["event"] == "asked":
             asked[event["number"]] = event["clock"] - event["seconds"]
+        elif event["event"] == "adopted":
+            asked[event["number"]] = event["clock"]
         elif event["event"] == "told":
             seconds = {**event["outcome"]["seconds"], "tell": event["seconds"]}
             rest = event["clock"] - asked[event["number"]] - sum(seconds.values())

@@ -221,6 +221,12 @@ _METRICS = [
     ),
 ]
 
+_DEVICES = [
+    _edit("precision_mapping", "precision: fp32", "precision: §{a: 1}", "devices.cpu.precision", "expected one of"),
+    _edit("runtime_list", "runtime: onnxruntime", "runtime: §[onnxruntime]", "devices.cpu.runtime", "expected one of"),
+    _edit("precision_unknown", "precision: fp32", "precision: §int4", "devices.cpu.precision", "did you mean 'int8'?"),
+]
+
 _SPACE = [
     _edit("space_unknown", "use: mobile", "use: §mobil", "space.use", "did you mean 'mobile'?"),
     _edit("params_unknown", "{width: [0.5", "{§widht: [0.5", "space.params.widht", "did you mean 'width'?"),
@@ -271,6 +277,7 @@ SPOILED: tuple[Spoiled, ...] = (
     *_WRONG_TYPES,
     *_WRONG_VALUES,
     *_METRICS,
+    *_DEVICES,
     *_SPACE,
     *_NOT_YAML,
 )

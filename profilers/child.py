@@ -156,22 +156,27 @@ class Child:
         self.close()
 
     def _start_again(self) -> subprocess.Popen[bytes]:
-        """Starts the process; again when that fails, for something may have killed it on its way.
+        """Starts the process; again when it dies, for something may have killed it on its way.
 
         Raises:
-            DeviceError: it failed START_TRIES times.
+            DeviceError: it died START_TRIES times, or hung.
         """
         tries = 0
         while True:
             try:
                 return self._start()
-            except DeviceError:
+            except CandidateError as error:
+                self._kill()
                 tries += 1
-                if self._closing or tries == START_TRIES:
-                    raise
+                if self._closing or tries == START_TRIES or error.code == "timeout":
+                    raise DeviceError(f"{self.name}: the child process cannot start ({error})") from None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Starts the process and waits for its greeting."""
+        """Starts the process and waits for its greeting.
+
+        Raises:
+            CandidateError: it died or hung.
+        """
         self._kill()
         self._received.clear()
         if self._log is None:
@@ -185,15 +190,11 @@ class Child:
             if self._clock.paused:
                 self._signal(signal.SIGSTOP)
         end = self._clock.now() + START_DEADLINE_S
-        try:
-            while True:
-                with contextlib.suppress(ValueError):  # a line printed while the module was imported
-                    greeting = json.loads(self._read_line(process, end))
-                    if isinstance(greeting, dict) and greeting.get("protocol") == PROTOCOL:
-                        return process
-        except CandidateError as error:
-            self._kill()
-            raise DeviceError(f"{self.name}: the child process cannot start ({error})") from None
+        while True:
+            with contextlib.suppress(ValueError):  # a line printed while the module was imported
+                greeting = json.loads(self._read_line(process, end))
+                if isinstance(greeting, dict) and greeting.get("protocol") == PROTOCOL:
+                    return process
 
     def _exchange(
         self, process: subprocess.Popen[bytes], request: Mapping[str, Any], deadline_s: float
@@ -256,13 +257,14 @@ class Child:
                 raise CandidateError("timeout", f"{self.name}: no answer within the deadline")
             try:
                 readable, writable, _ = select.select(read, write, [], min(max(left, 0.0), _TICK_S))
+                ended = not readable and process.poll() is not None
+                if ended and read:  # a descendant may hold the pipe open, so that no end of file comes
+                    readable = select.select(read, [], [], 0)[0]
             except (OSError, ValueError):  # closed by another thread
                 raise self._death(process) from None
-            if readable or writable:
+            if readable or (writable and not ended):
                 return
-            if process.poll() is not None:  # a descendant may hold the pipe open, so that no end of file comes
-                if read and select.select(read, [], [], 0)[0]:
-                    return
+            if ended:
                 raise self._death(process)
 
     def _death(self, process: subprocess.Popen[bytes]) -> HwnasError:

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 __all__ = ["Computed", "computed_metrics"]
 
 _NAMES = """
-_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit_no_training _prelu_kernel _safe_softmax
-_softmax
-_to_copy _unsafe_view adaptive_max_pool2d adaptive_max_pool3d arange avg_pool2d avg_pool3d channel_shuffle cat
-constant_pad_nd copy_ cudnn_batch_norm embedding empty empty_like fill_ flip full full_like gather glu hardswish
-hardswish_ index index_select lift_fresh lift_fresh_copy logsumexp max_pool2d_with_indices max_pool3d_with_indices
-native_batch_norm native_channel_shuffle native_dropout native_group_norm native_layer_norm new_empty new_full
-new_ones new_zeros ones ones_like pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat
-replication_pad2d roll scalar_tensor stack topk upsample_bicubic2d upsample_bilinear2d upsample_linear1d
-upsample_nearest1d upsample_nearest2d var_mean zero_ zeros zeros_like
+_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit_no_training _prelu_kernel
+_safe_softmax _softmax _to_copy _unsafe_view adaptive_max_pool2d adaptive_max_pool3d arange avg_pool2d avg_pool3d cat
+channel_shuffle clone constant_pad_nd copy_ cudnn_batch_norm embedding empty empty_like fill_ flip full full_like
+gather glu hardswish hardswish_ index index_select lift_fresh lift_fresh_copy logsumexp max_pool2d_with_indices
+max_pool3d_with_indices native_batch_norm native_channel_shuffle native_dropout native_group_norm native_layer_norm
+new_empty new_full new_ones new_zeros ones ones_like pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d
+repeat replication_pad2d roll scalar_tensor stack topk unsafe_chunk unsafe_split unsafe_split_with_sizes
+upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d var_mean zero_ zeros
+zeros_like
 """
 _FREE = frozenset(_NAMES.split())
 """Operators of torch that have no multiply-adds by convention, beside views, elementwise operators and reductions."""
@@ -169,7 +169,7 @@ def _record(model: torch.nn.Module, x: torch.Tensor) -> _Recording:
 
     constants = {_storage(item) for item in (*model.parameters(), *model.buffers())}
     recording = _Recording(sizes={_storage(x): x.numel() * x.element_size()})
-    counters = _counters()
+    counters, tags = _counters(), {torch.Tag.reduction, torch.Tag.inplace_view}
     held: list[torch.Tensor] = []  # so that no storage's address is used twice
 
     class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotations there
@@ -180,7 +180,7 @@ def _record(model: torch.nn.Module, x: torch.Tensor) -> _Recording:
             for tensor in makes:
                 recording.sizes.setdefault(_storage(tensor), tensor.numel() * tensor.element_size())
             name = func.overloadpacket.__name__
-            elementwise = torch.Tag.pointwise in func.tags
+            elementwise = torch.Tag.pointwise in func.tags and name != "clone"  # that copies, often to another layout
             recording.steps.append(
                 _Step(
                     [key for key in map(_storage, tensors((args, kwargs))) if key not in constants],
@@ -190,7 +190,7 @@ def _record(model: torch.nn.Module, x: torch.Tensor) -> _Recording:
             )
             if name in counters:
                 recording.macs += counters[name](args, result)
-            elif not (elementwise or func.is_view or torch.Tag.reduction in func.tags or name in _FREE):
+            elif not (elementwise or func.is_view or tags & set(func.tags) or name in _FREE):
                 recording.uncounted.add(name)
             return result
 

@@ -61,7 +61,7 @@ class Node:
     @property
     def counted(self) -> bool:
         """True when `macs` is known: counted, or none by definition (elementwise, pooling, layout)."""
-        return self.op in _COUNTERS or self.op in _WITHOUT_MACS
+        return self.macs > 0 if self.op in _COUNTERS else self.op in _WITHOUT_MACS
 
 
 @dataclass(frozen=True, slots=True)

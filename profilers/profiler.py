@@ -90,7 +90,7 @@ class LocalProfiler(Profiler):
         self.deadline_s, self.budget_s, self.attempts = deadline_s, budget_s, attempts
         one = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         env = {**one, "OMP_NUM_THREADS": str(threads)}
-        self.child = Child("hwnas.profilers.runner", env=env, name=f"{runtime} runner", log=log)
+        self.child = Child("hwnas.profilers.runner", [runtime], env=env, name=f"{runtime} runner", log=log)
         self._memory = ReferenceMemory(reference)
 
     def measure(self, path: Path) -> Measurement:

@@ -1,8 +1,8 @@
 """The measuring process: loads model files into a runtime and times, runs or describes them.
 
-Run as `python -m hwnas.profilers.runner` by `LocalProfiler`. Imports numpy and the runtime, never torch, so that it
-starts in a fraction of a second and that nothing else lives in the process that measures. Every request names `path`,
-`runtime`, `threads` and `precision`.
+Run as `python -m hwnas.profilers.runner RUNTIME` by `LocalProfiler`. Imports numpy and the runtime, never torch, so
+that it starts in a fraction of a second and that nothing else lives in the process that measures. Every request names
+`path`, `runtime`, `threads` and `precision`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import itertools
 import os
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -196,4 +198,5 @@ def _make_reference() -> Callable[[], float]:
 
 
 if __name__ == "__main__":
+    import_module(sys.argv[1])  # the runtime: its import is not part of the first request
     serve({"graph": graph, "measure": measure, "ping": ping, "run": run})

@@ -31,6 +31,7 @@ def write_card(
     channels, height, width = known["input"]
     data = known["data"]
     seeds = ", ".join(f"{share:.4f}" for share in member.seeds.values())
+    shipped = next(iter(bench.devices.values()))
     lines = [
         f"# {bench.spec.name}: {row.arch_id}",
         "",
@@ -39,7 +40,7 @@ def write_card(
         *table,
         "",
         f"`top1` is the mean over {len(member.seeds)} trainings with different seeds on the validation part ({seeds});",
-        "`top1_test` is the file of the best of them, run once on the test part.",
+        f"`top1_test` is `{shipped.file(Path('model.onnx'))}`, the best of them, run once on the test part.",
         *(
             f"Torch and `{device.file(Path('model.onnx'))}` on `{device.name}` ({device.precision}) differ by at most "
             f"{member.parity[device.name]:.1e} of the largest output."

@@ -71,6 +71,11 @@ class Bench:
         return [device for name, device in self.devices.items() if name in named]
 
     @property
+    def scratch(self) -> Path:
+        """Folder for the workers' temporary files, which they leave behind when they are killed."""
+        return self.folder.resolve() / "scratch"
+
+    @property
     def precisions(self) -> list[str]:
         """Of the devices, in the study's order."""
         return [device.precision for device in self.devices.values()]
@@ -89,7 +94,7 @@ class Bench:
         child = Child(
             "hwnas.search.worker",
             arguments,
-            env={"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+            env={"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TMPDIR": str(self.scratch)},
             name=f"worker {slot}",
             log=self.folder / "run.log",
         )
@@ -215,7 +220,7 @@ class Evaluator:
     def _deadline(self) -> float:
         """Returns when a trial that begins now has to end; the child is up then, so that its start is not counted."""
         if self.child.pid is None:
-            self._call(time.monotonic() + START_S, do="describe")
+            self._call(time.monotonic() + START_S, do="warm")
         return time.monotonic() + self.bench.spec.run.trial_timeout
 
     def _call(self, deadline: float, **request: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..spaces.errors import DataError, UsageError
 from .evaluation import signed
 from .files import write_aside
 from .latency import read_measurement
@@ -111,7 +112,10 @@ def stored_table(folder: Path) -> pd.DataFrame:
     trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
     for number, trial in enumerate(trials):
         check_trial(trial, number, path)
-    spec = load_study_file(folder / "study.yaml")
+    try:
+        spec = load_study_file(folder / "study.yaml")
+    except UsageError as error:
+        raise DataError(str(error)) from error
     return table_of(rows_of(trials, spec.limits), spec)
 
 

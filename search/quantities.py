@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from .metrics import Reading
 
@@ -11,6 +12,7 @@ __all__ = [
     "format_difference",
     "format_interval",
     "format_reading",
+    "format_tests",
     "format_value",
     "is_guess",
     "label",
@@ -124,6 +126,16 @@ def format_interval(metric: str, reading: Reading) -> str:
     if reading.value is None or reading.low is None or reading.high is None or reading.low == reading.high:
         return ""
     return f"{_bare(metric, reading.low)[0]} to {_bare(metric, reading.high)[0]}"
+
+
+def format_tests(test: Reading, tests: Mapping[str, Reading]) -> str:
+    """Writes the accuracy on the test part: of the first device, and of those with another precision.
+
+    >>> format_tests(Reading(0.98), {"cpu8": Reading(0.97)})
+    '98.0 % (cpu8: 97.0 %)'
+    """
+    others = ", ".join(f"{name}: {format_reading('top1_test', reading)}" for name, reading in tests.items())
+    return format_reading("top1_test", test) + (f" ({others})" if others else "")
 
 
 def format_reading(metric: str, reading: Reading, *, interval: bool = False) -> str:

@@ -39,7 +39,8 @@ class Trial:
         readings: a reading per metric of the run.
         feasible: whether it held the study's limits.
         on_front: whether it was on the front of the search.
-        test: accuracy of the shipped file on the test part; missing for all but the verified front.
+        test: accuracy of the first device's file on the test part; missing for all but the verified front.
+        tests: the same of devices with another precision, by device.
         foretold: what was predicted for metrics that were measured later; from the optional columns `M.predicted`.
     """
 
@@ -53,6 +54,7 @@ class Trial:
     feasible: bool
     on_front: bool
     test: Reading = field(default_factory=Reading.missing)
+    tests: Mapping[str, Reading] = field(default_factory=dict)
     foretold: Mapping[str, Reading] = field(default_factory=dict)
 
     def reading(self, metric: str) -> Reading:
@@ -170,6 +172,12 @@ class RunData:
         """All trials by number."""
         return self._typed(self.trials, "trials.parquet")
 
+    @property
+    def outdated(self) -> bool:
+        """True when trials have come since the front was verified."""
+        kinds = [event.get("event") for event in reversed(self.events)]
+        return self.front is not None and "finished" in kinds and "told" in kinds[: kinds.index("finished")]
+
     @cached_property
     def verified(self) -> tuple[Trial, ...]:
         """The verified front; empty when the study has not ended."""
@@ -200,6 +208,11 @@ def _trial(row: Mapping[str, Any], metrics: tuple[str, ...]) -> Trial:
         feasible=_flag(row["feasible"]),
         on_front=_flag(row["on_front"]),
         test=_reading(row, _TEST),
+        tests={
+            name.partition("@")[2]: _reading(row, name)
+            for name in row
+            if name.startswith(f"{_TEST}@") and not name.endswith((".low", ".high", ".source"))
+        },
         foretold={metric: guess for metric in metrics if (guess := _foretold(row, metric)) is not None},
     )
 
@@ -257,9 +270,10 @@ def _trials(folder: Path, events: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     path, database = folder / "trials.parquet", folder / "study.db"
     frame = _read_frame(path) if path.is_file() else None
     told = len({event.get("number") for event in events if event.get("event") == "told"})
-    if frame is not None and (told <= int((frame["state"] != "running").sum()) or not database.is_file()):
+    stored = database.is_file() and database.stat().st_size > 0
+    if frame is not None and (told <= int((frame["state"] != "running").sum()) or not stored):
         return frame
-    if not database.is_file():
+    if not stored:
         raise UsageError(f"'{folder}' has no trials yet: start it with `hwnas run {folder / 'study.yaml'}`")
     from .frames import stored_table
 

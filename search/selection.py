@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..spaces.errors import UsageError, did_you_mean
 from .metrics import Direction, Limit
 from .pareto import knee as knee_of
-from .quantities import format_difference, format_reading, format_value, label
+from .quantities import format_difference, format_reading, format_tests, format_value, label
 from .run_data import RunData, Trial
 
 __all__ = ["SCHEMA_VERSION", "Pick", "Relaxation", "Selection", "best_metric", "choose"]
@@ -55,6 +55,7 @@ class Pick:
             "model": self.model,
             "metrics": {metric: reading.to_dict() for metric, reading in self.trial.readings.items()},
             "top1_test": self.trial.test.to_dict(),
+            **{f"top1_test@{name}": reading.to_dict() for name, reading in self.trial.tests.items()},
             "decisions": dict(self.trial.decisions),
         }
 
@@ -178,7 +179,7 @@ def describe(trial: Trial, metrics: Sequence[str]) -> str:
         if trial.reading(m).value is not None
     ]
     if trial.test.value is not None:
-        parts.insert(1, f"Test accuracy {format_reading('top1', trial.test)}")
+        parts.insert(1, f"Test accuracy {format_tests(trial.test, trial.tests)}")
     return " · ".join(parts)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,7 +25,7 @@ from ..spaces.errors import (
     SpaceError,
     UsageError,
 )
-from .files import read_json, write_json, write_text
+from .files import disk_errors, read_json, write_json, write_text
 from .metrics import Limit
 from .reporter import Reporter, Silent
 from .run_data import RunData
@@ -255,17 +256,22 @@ class Study:
         }
         board = RungBoard([rung.keep for rung in self.spec.quality.rungs if rung.keep is not None])
         bench = Bench(self.spec, self.folder, devices, board, quiet, self.allow_code)
+        shutil.rmtree(bench.scratch, ignore_errors=True)
         try:
+            with disk_errors(bench.scratch):
+                bench.scratch.mkdir(parents=True)
             data = bench.worker(0).call({"do": "describe"}, deadline_s=START_S)
             self._check_environment(data, {name: device.fingerprint() for name, device in devices.items()})
             with self._placed():
                 space = space or self._space(shape or tuple(data["input"]), classes or data["num_classes"])
                 _check_fit(space, data)
+            bench.worker(0).call({"do": "warm"}, deadline_s=START_S)
             known = {"data": data, "input": list(space.input_shape), "num_classes": space.num_classes}
             self._write_environment(bench, known)
             yield bench, space, known
         finally:
             bench.close()
+            shutil.rmtree(bench.scratch, ignore_errors=True)
 
     def _space(self, shape: Shape, classes: int) -> Space:
         from ..spaces import load_space
@@ -349,13 +355,14 @@ class Study:
                 )
 
     def _write_environment(self, bench: Bench, known: Mapping[str, Any]) -> None:
+        used = {device.runtime for device in self.spec.devices.values()}
         packages = ("hwnas", "torch", "optuna", "onnx", "onnxruntime", "fvcore", "numpy", "pandas", "plotly")
         write_json(
             self.folder / "environment.json",
             {
                 "versions": {
                     "python": platform.python_version(),
-                    **{name: metadata.version(name) for name in packages},
+                    **{name: metadata.version(name) for name in (*packages, *sorted(used - set(packages)))},
                 },
                 "devices": {name: device.fingerprint() for name, device in bench.devices.items()},
                 "data": known["data"],

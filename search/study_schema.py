@@ -211,8 +211,8 @@ class DeviceSpec(Spec):
             known = ", ".join(PRECISIONS)
             raise fault(f"'{runtime}' is not in this version (available: {known})", "runtime", kind="device")
         able = PRECISIONS.get(runtime, ()) if isinstance(runtime, str) else ()
-        every = {name for names in PRECISIONS.values() for name in names}
-        if able and precision not in able and (precision in LATER_PRECISIONS or precision in every):
+        named = (*LATER_PRECISIONS, *(name for names in PRECISIONS.values() for name in names))
+        if able and precision in named and precision not in able:
             known = ", ".join(able)
             raise fault(f"{runtime} has no '{precision}' in this version ({known})", "precision", kind="device")
         return data

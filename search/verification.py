@@ -42,7 +42,8 @@ class Verified:
 
     Attributes:
         arch_id: id of its architecture.
-        readings: measured, or computed where a count is exact; `top1` is the mean over the seeds.
+        readings: measured, or computed where a count is exact; `top1` is the mean over the seeds, of the network in the
+            precision of the study's first device.
         feasible: True when every limit holds, by the worse end of a measured cost's interval.
         reason: why it is not: what failed, or the limit that does not surely hold; empty when feasible.
         seeds: for each seed, the share of validation samples that was right.
@@ -63,7 +64,8 @@ class Verified:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Verified:
-        return cls(**{**data, "readings": {name: Reading.from_dict(r) for name, r in data["readings"].items()}})
+        readings = {name: Reading.from_dict(reading) for name, reading in data["readings"].items()}
+        return cls(**{**data, "readings": readings, "parity": dict(data["parity"])})
 
 
 def finalists(rows: Sequence[Row], objectives: Sequence[Metric], wanted: int) -> list[Row]:
@@ -131,7 +133,8 @@ def verify(bench: Bench, evaluator: Evaluator, row: Row) -> Verified:
     The answer is kept in the artefacts, so that a study that is stopped here goes on where it was.
     """
     folder = bench.artifacts(row.arch_id)
-    if (folder / FILE).is_file() and (folder / "model.onnx").is_file():
+    needed = [folder / FILE, *(device.file(folder / "model.onnx") for device in bench.devices.values())]
+    if all(path.is_file() for path in needed):
         kept = _read(folder / FILE)
         if len(kept.seeds) == bench.spec.quality.seeds:
             return kept
@@ -157,12 +160,14 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
     best = folder / "weights.safetensors"
     shares: list[float] = []
     arch = Architecture.from_json(row.arch)
-    total = 0
+    total, device = 0, next(iter(bench.devices.values()))
     for index in range(bench.spec.quality.seeds):
         seed = bench.spec.search.seed + 1 + index  # the search's own seed chose this candidate: it would flatter it
         weights = folder / f"seed{seed}.safetensors"
         told = evaluator.train(arch, seed, bench.spec.quality.rungs[-1].epochs or 1, weights)
         share, total = told["correct"] / told["total"], told["total"]
+        if device.precision != "fp32":
+            share, total = _share_of_file(bench, evaluator, device, arch, weights)
         seconds += told["seconds"]
         if not shares or share > max(shares):
             weights.replace(best)
@@ -175,16 +180,44 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
     try:
         size_mb = evaluator.export(arch, best, folder / "model.onnx", probe)
         readings["size_mb"] = Reading(size_mb, source="computed")
-        for device in bench.devices.values():
-            differences[device.name] = parity(device, folder / "model.onnx", probe)
-            if device in bench.measured:
-                readings[device.metric] = _measured(bench, device, row.arch_id, folder / "model.onnx")
+        for each in bench.devices.values():
+            differences[each.name] = parity(each, folder / "model.onnx", probe)
+            if each in bench.measured:
+                readings[each.metric] = _measured(bench, each, row.arch_id, folder / "model.onnx")
         if bench.measured:
             write_parquet(_layers(bench, folder / "model.onnx"), folder / "layers.parquet", schema_version=1)
     finally:
         remove(*probe_files(probe))
     reason = _broken(bench.spec.limits, readings)
     return Verified(row.arch_id, readings, not reason, reason, seeds, seconds, differences)
+
+
+def _share_of_file(
+    bench: Bench, evaluator: Evaluator, device: Device, arch: Architecture, weights: Path
+) -> tuple[float, int]:
+    """Returns the share of validation samples that a device gets right with these weights, and their number."""
+    model, probe = weights.with_suffix(".onnx"), weights.with_suffix(".probe")
+    try:
+        evaluator.export(arch, weights, model, probe)
+        right, total = _score(bench, evaluator.child, arch.to_json(), "validation", [device], model)
+        return right[device.name] / total, total
+    finally:
+        remove(model, device.file(model), *probe_files(probe))
+
+
+def _score(
+    bench: Bench, child: Child, arch: str, part: str, devices: Sequence[Device], model: Path
+) -> tuple[dict[str, int], int]:
+    """Returns how many samples of a part each device gets right with its file of a network, and their number."""
+    inputs, labels = (model.with_name(f"{model.stem}.{part}.{what}.npy") for what in ("inputs", "labels"))
+    try:
+        request = {"do": "part", "arch": arch, "part": part, "inputs": str(inputs), "labels": str(labels)}
+        child.call(request, deadline_s=600.0)
+        right = np.load(labels, allow_pickle=False)
+        found = {d.name: int((d.outputs(model, inputs).argmax(axis=1) == right).sum()) for d in devices}
+        return found, len(right)
+    finally:
+        remove(inputs, labels)
 
 
 def _layers(bench: Bench, model: Path) -> pd.DataFrame:
@@ -265,23 +298,31 @@ def test_accuracy(bench: Bench, child: Child, row: Row) -> dict[str, Reading]:
     for device in bench.devices.values():
         if device.precision not in {other.precision for other in scored.values()}:
             scored[f"top1_test@{device.name}" if scored else "top1_test"] = device
-    digests = {name: _digest(device.file(model)) for name, device in scored.items()}
-    told = read_json(kept) if kept.is_file() else {}
-    if {name: told.get(name, {}).get("model") for name in scored} != digests:
-        inputs, labels = bench.folder / "test_inputs.npy", bench.folder / "test_labels.npy"
-        try:
-            child.call(
-                {"do": "test_part", "arch": row.arch, "inputs": str(inputs), "labels": str(labels)}, deadline_s=600.0
-            )
-            right = np.load(labels, allow_pickle=False)
-            told = {}
-            for name, device in scored.items():
-                correct = int((device.outputs(model, inputs).argmax(axis=1) == right).sum())
-                told[name] = {"model": digests[name], "correct": correct, "total": len(right)}
-        finally:
-            remove(inputs, labels)
-        write_json(kept, told)
+    told = _scores_kept(kept)
+    for name, device in scored.items():
+        digest = _digest(device.file(model))
+        if told.get(name, {}).get("model") != digest:
+            right, total = _score(bench, child, row.arch, "test", [device], model)
+            told[name] = {"model": digest, "correct": right[device.name], "total": total}
+            write_json(kept, told)
     return {name: share_reading(told[name]["correct"], told[name]["total"]) for name in scored}
+
+
+def _scores_kept(path: Path) -> dict[str, dict[str, Any]]:
+    """Reads what was found on the test part earlier.
+
+    Raises:
+        DataError: the file is corrupt.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return {
+            str(name): {"model": str(said["model"]), "correct": int(said["correct"]), "total": int(said["total"])}
+            for name, said in read_json(path).items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is corrupt ({error}): remove it, and the test part is read again") from error
 
 
 def _digest(path: Path) -> str:

@@ -114,13 +114,20 @@ class Worker:
         model.load_state_dict(load_file(request["weights"]))
         return {"size_mb": self._export(model.eval(), architecture, request)}
 
-    def test_part(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Writes the test part as the network takes it. Request: `arch`, `inputs`, `labels` (.npy). Returns `n`."""
-        x, y = self.data.open_test()
+    def part(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Writes the validation or the test part as the network takes it.
+
+        Request: `arch`, `part` (`validation` or `test`), `inputs`, `labels` (.npy). Returns `n`.
+        """
+        x, y = self.data.open_test() if request["part"] == "test" else (self.data.x_val, self.data.y_val)
         x = _sized(x, self.space.input_of(Architecture.from_json(request["arch"])))
         _save(Path(request["inputs"]), x)
         _save(Path(request["labels"]), y)
         return {"n": len(y)}
+
+    def warm(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Loads data and space, so that no trial's time goes into it."""
+        return {"space": self.space.name, "train": len(self.data.y_train)}
 
     def describe(self, request: dict[str, Any]) -> dict[str, Any]:
         """Returns what the driver must know of the data; raises when it is unusable."""
@@ -217,7 +224,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     import_module("fvcore.nn")  # takes a second or two: better now than within the first trial
     worker = Worker(options.folder, options.allow_code)
-    names = ("prepare", "score", "train", "export", "test_part", "describe")
+    names = ("prepare", "score", "train", "export", "part", "describe", "warm")
     serve({name: getattr(worker, name) for name in names})
 
 

@@ -117,7 +117,10 @@ class FakeChild:
         self._files(Path(request["model"]), Path(request["probe"]))
         return {"size_mb": 0.5}
 
-    def test_part(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def warm(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def part(self, request: Mapping[str, Any]) -> dict[str, Any]:
         np.save(request["inputs"], np.zeros((20, 1, 8, 8), np.float32))
         np.save(request["labels"], np.arange(20) % 10)
         return {"n": 20}

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["allow_code", "as_json", "next_command", "out_of", "print_json", "print_table", "say"]
+__all__ = ["OUTDATED", "allow_code", "as_json", "next_command", "out_of", "print_json", "print_table", "say"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 SCHEMA_VERSION = 1
+OUTDATED = "trials have come since this front was verified: `hwnas run` verifies it again"
 
 
 def as_json(function: F) -> F:

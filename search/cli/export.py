@@ -11,7 +11,7 @@ from ...spaces.errors import DataError, UsageError, did_you_mean
 from .common import as_json, next_command, print_json
 
 FILES = ("model.onnx", "weights.safetensors", "arch.json", "verified.json", "card.md")
-OTHERS = ("model.int8.onnx", "layers.parquet")
+OTHERS = ("layers.parquet",)
 
 
 @click.command("export")
@@ -25,6 +25,7 @@ def command(run: Path, network: str, formats: str, to: Path | None, as_json: boo
 
     ID is the id of a network on the verified front, or the beginning of it.
     """
+    from ...profilers import file_beside
     from ..files import read_json, write_aside
     from ..run_data import RunData
 
@@ -38,12 +39,18 @@ def command(run: Path, network: str, formats: str, to: Path | None, as_json: boo
         hint = f": {len(found)} begin so" if found else did_you_mean(network, verified)
         raise UsageError(f"no network '{network}' on the verified front of {run}{hint}")
     source = run / "artifacts" / found[0]
-    missing = [name for name in FILES if not (source / name).is_file()]
+    precisions = [device.get("precision", "fp32") for device in (data.study.get("devices") or {}).values()]
+    models = [file_beside(Path(FILES[0]), precision).name for precision in precisions]
+    needed = tuple(dict.fromkeys([*FILES, *models]))
+    missing = [name for name in needed if not (source / name).is_file()]
     if missing:
         raise DataError(f"{source / missing[0]} is missing")
-    parity = dict(read_json(source / "verified.json")["parity"])
+    try:
+        parity = {str(device): float(value) for device, value in read_json(source / "verified.json")["parity"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{source / 'verified.json'}: no parity of each device in it; run the study again") from error
     folder = to or Path(f"{data.name}-{found[0][:8]}")
-    paths = [folder / name for name in (*FILES, *(name for name in OTHERS if (source / name).is_file()))]
+    paths = [folder / name for name in (*needed, *(name for name in OTHERS if (source / name).is_file()))]
     for path in paths:
         with write_aside(path) as copy, (source / path.name).open("rb") as original:
             shutil.copyfileobj(original, copy)

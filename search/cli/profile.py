@@ -138,17 +138,20 @@ def _profile(model: Path, runtime: str, precision: str, threads: int, folder: Pa
     from ...profilers import LocalProfiler, stored_as
     from ...profilers.onnx_file import input_shape, is_quantised, quantise
 
-    with LocalProfiler(runtime, threads, precision) as profiler:
-        try:
-            if stored_as(precision) == "int8" and not is_quantised(model):
-                import torch
+    file = model
+    try:
+        if is_quantised(model):
+            precision = "int8"
+        elif stored_as(precision) == "int8":
+            import torch
 
-                torch.manual_seed(0)
-                source, model = model, folder / f"{model.stem}.int8.onnx"
-                if not model.is_file():
-                    quantise(source, torch.randn(8, *input_shape(source)[1:]), model)
-            told, graph = profiler.measure(model), profiler.graph(model)
-        except CandidateError as error:
-            raise DataError(f"{model}: {error}") from error
-        name = f"{runtime}:{precision}"
-        return _Profile(name, told, graph, profiler.fingerprint(), model.stat().st_size / 1e6)
+            torch.manual_seed(0)
+            file = folder / f"{model.stem}.int8.onnx"
+            if not file.is_file():
+                quantise(model, torch.randn(8, *input_shape(model)[1:]), file)
+        with LocalProfiler(runtime, threads, precision) as profiler:
+            told, graph = profiler.measure(file), profiler.graph(file)
+            name, size_mb = f"{runtime}:{precision}", file.stat().st_size / 1e6
+            return _Profile(name, told, graph, profiler.fingerprint(), size_mb)
+    except CandidateError as error:
+        raise DataError(f"{model}: {error}") from error

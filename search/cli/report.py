@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import as_json, next_command, print_json
+from .common import OUTDATED, as_json, next_command, print_json, say
 
 
 @click.command("report")
@@ -18,7 +18,10 @@ def command(run: Path, show: bool, as_json: bool) -> None:
     from ..report import write_report
     from ..run_data import RunData
 
-    path = write_report(RunData.load(run), run / "report.html")
+    data = RunData.load(run)
+    path = write_report(data, run / "report.html")
+    if data.outdated:
+        say(OUTDATED)
     if as_json:
         print_json({"path": str(path)})
     else:

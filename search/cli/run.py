@@ -126,7 +126,7 @@ def _columns(first: str, network: str, cells: list[str], seconds: str, note: str
 
 def _print_front(run: RunData) -> None:
     """Prints the verified front, best first."""
-    from ..quantities import format_reading
+    from ..quantities import format_reading, format_tests
 
     members = run.verified or ()
     metrics = [metric for metric in run.metrics if any(m.value(metric) is not None for m in members)]
@@ -138,7 +138,7 @@ def _print_front(run: RunData) -> None:
         [
             member.arch_id,
             *(format_reading(metric, member.reading(metric), interval=True) for metric in metrics),
-            format_reading("top1_test", member.test),
+            format_tests(member.test, member.tests),
         ]
         for member in ordered
     ]
@@ -151,5 +151,6 @@ def _front_row(run: RunData, index: int) -> dict[str, object]:
         "arch_id": member.arch_id,
         "readings": {metric: member.reading(metric).to_dict() for metric in run.metrics},
         "top1_test": member.test.to_dict(),
+        **{f"top1_test@{name}": reading.to_dict() for name, reading in member.tests.items()},
         "artifacts": str(run.folder / "artifacts" / member.arch_id),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ...spaces.errors import InfeasibleError
-from .common import as_json, next_command, print_json, say
+from .common import OUTDATED, as_json, next_command, print_json, say
 
 
 @click.command("select")
@@ -31,6 +31,8 @@ def command(run: Path, limits: tuple[str, ...], as_json: bool) -> int:
     else:
         for line in selection.lines():
             click.echo(line)
+    if data.outdated:
+        say(OUTDATED)
     if selection.best is None:
         say("nothing fits the limits")
         return InfeasibleError.exit_code

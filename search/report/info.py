@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..metrics import Reading
-from ..quantities import axis_title, format_interval, format_reading, label
+from ..quantities import axis_title, format_interval, format_reading, format_tests, label
 from ..run_data import RunData, Trial
 from ..selection import ROLE_TITLES, Pick, Selection, best_metric, choose
 from .glossary import glossary, meaning_of
@@ -248,7 +248,7 @@ def _card(picks: Sequence[Pick], selection: Selection) -> Card:
         if trial.value(metric) is not None
     ]
     if trial.test.value is not None:
-        figures.insert(0, ("Test accuracy", format_reading("top1", trial.test)))
+        figures.insert(0, ("Test accuracy", format_tests(trial.test, trial.tests)))
     return Card(
         roles=tuple(ROLE_TITLES[pick.role] for pick in picks),
         arch_id=trial.arch_id,
@@ -287,7 +287,8 @@ def _front_row(run: RunData, trial: Trial, metrics: Sequence[str], selection: Se
     cells = [_cell("top1", trial.test)] if run.verified else []
     cells += [_cell(metric, trial.reading(metric)) for metric in metrics]
     folder = run.folder / "artifacts" / trial.arch_id
-    names = ("model.onnx", "model.int8.onnx", "weights.safetensors", "arch.json", "card.md")
+    models = sorted(path.name for path in folder.glob("model*.onnx"))
+    names = (*models, "weights.safetensors", "arch.json", "card.md")
     files = tuple((name, f"artifacts/{trial.arch_id}/{name}") for name in names if (folder / name).is_file())
     roles = tuple(ROLE_TITLES[pick.role] for pick in selection.picks if pick.trial.number == trial.number)
     return FrontRow(trial.arch_id, trial.number, roles, tuple(cells), _decided(trial.decisions), files)
@@ -363,7 +364,7 @@ def _hovers(run: RunData) -> dict[str, tuple[str, ...]]:
 def _hover(run: RunData, trial: Trial, title: str) -> tuple[str, ...]:
     lines = [f"{title} · {trial.arch_id}" if trial.arch_id else title]
     if trial.test.value is not None:
-        lines.append(f"Test accuracy {format_reading('top1', trial.test)}")
+        lines.append(f"Test accuracy {format_tests(trial.test, trial.tests)}")
     for metric in run.metrics:
         reading = trial.reading(metric)
         if reading.value is not None:

@@ -73,6 +73,15 @@ def test_attention_is_counted() -> None:
     assert found["uncounted"] == []
 
 
+def test_a_copy_takes_memory() -> None:
+    class Copies(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.permute(0, 1, 3, 2).contiguous()
+
+    found = computed_metrics(Copies(), (2, 8, 16))
+    assert found["peak_memory_mb"] == pytest.approx(2 * 4 * 256 / 1e6) and found["uncounted"] == []
+
+
 def test_peak_memory_by_hand() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten())
     assert computed_metrics(model, (1, 8, 8))["peak_memory_mb"] == pytest.approx(4 * 64 * (4 + 2) / 1e6)

@@ -236,10 +236,10 @@ def test_the_test_part_is_read_once(
     folder = run(study_file(tmp_path), tmp_path / "run")
     front = RunData.load(folder).front
 
-    def test_part(self: Any, request: dict[str, Any]) -> Any:
+    def part(self: Any, request: dict[str, Any]) -> Any:
         raise AssertionError("the test part is read again")
 
-    monkeypatch.setattr(fake_machine, "test_part", test_part)
+    monkeypatch.setattr(fake_machine, "part", part)
     again = RunData.load(run(study_file(tmp_path), folder)).front
     assert front is not None and again is not None
     pd.testing.assert_frame_equal(front, again)

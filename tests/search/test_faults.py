@@ -159,6 +159,41 @@ def test_a_corrupt_verification_is_named(tmp_path: Path, study_file: StudyFile, 
 
 
 @pytest.mark.usefixtures("fake_machine")
+@pytest.mark.parametrize("spoil", ["garbage", "[]", '{"top1_test": 3}', '{"top1_test": {"model": "x"}}'])
+def test_corrupt_test_scores_are_named(tmp_path: Path, study_file: StudyFile, call: Call, spoil: str) -> None:
+    path, folder = study_file(tmp_path, search={"trials": 2}, verify={"finalists": 1}), tmp_path / "run"
+    assert call("run", path, "--out", folder)[0] == 0
+    [kept] = folder.glob("artifacts/*/test.json")
+    kept.write_text(spoil)
+    code, said = call("run", path, "--out", folder)
+    assert code == 65 and str(kept) in said.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("fake_machine")
+def test_an_empty_database_is_left_as_it_is(tmp_path: Path, study_file: StudyFile, call: Call) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "study.yaml").write_text(study_file(tmp_path).read_text())
+    (folder / "study.db").touch()
+    code, said = call("report", folder)
+    assert code == 2 and "no trials yet" in said and (folder / "study.db").stat().st_size == 0
+
+
+@pytest.mark.usefixtures("fake_machine")
+def test_an_old_front_is_said_to_be_old(tmp_path: Path, study_file: StudyFile, call: Call) -> None:
+    path, folder = study_file(tmp_path, verify={"finalists": 1}), tmp_path / "run"
+    assert call("run", path, "search.trials=2", "--out", folder)[0] == 0
+    for verb in ("select", "report"):
+        assert "verifies it again" not in call(verb, folder)[1]
+    log, ended = folder / "events.jsonl", []
+    for line in log.read_text().splitlines():
+        ended += [line] if json.loads(line)["event"] == "told" else []
+    log.write_text(log.read_text() + ended[-1] + "\n")  # as when a longer run was killed
+    for verb in ("select", "report"):
+        assert "verifies it again" in call(verb, folder)[1]
+
+
+@pytest.mark.usefixtures("fake_machine")
 def test_data_that_has_changed(
     tmp_path: Path, study_file: StudyFile, call: Call, fake_machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
