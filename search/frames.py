@@ -174,11 +174,16 @@ _LEADING = ("number", "arch_id", "arch", "state", "reason", "seconds")
 
 
 def _reading_names(names: Iterable[str]) -> list[str]:
-    return [f"{name}{part}" for name in names for part in ("", ".low", ".high", ".source")]
+    return [f"{name}{part}" for name in names for part in ("", ".low", ".high", ".source", *_noisy_of(name))]
+
+
+def _noisy_of(name: str) -> tuple[str, ...]:
+    """Measurements on a device may be noisy, other readings are not."""
+    return (".noisy",) if "@" in name and not name.startswith("top1") else ()
 
 
 def reading_columns(names: Iterable[str], readings: Mapping[str, Reading]) -> dict[str, Any]:
-    """Returns the four columns of each metric."""
+    """Returns the four columns of each metric, and a fifth of those that are measured on a device."""
     columns: dict[str, Any] = {}
     for name in names:
         reading = readings.get(name, Reading.missing())
@@ -187,6 +192,7 @@ def reading_columns(names: Iterable[str], readings: Mapping[str, Reading]) -> di
             f"{name}.low": reading.low,
             f"{name}.high": reading.high,
             f"{name}.source": reading.source,
+            **{f"{name}{part}": reading.noisy for part in _noisy_of(name)},
         }
     return columns
 
@@ -195,7 +201,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Gives every column its type, also when the table is empty or a column has no value."""
     texts = {"arch_id", "arch", "state", "reason"}
     for column in frame.columns:
-        if column in ("feasible", "on_front"):
+        if column in ("feasible", "on_front") or str(column).endswith(".noisy"):
             frame[column] = frame[column].astype("bool")
         elif column == "number":
             frame[column] = frame[column].astype("int64")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ __all__ = ["Device", "Quiet", "read_measurement"]
 
 ATTEMPTS = 3
 """Measurements at most, while a reading leaves open what it is to decide."""
+CALM_S = 2.0
+"""Seconds to wait for a busy machine to calm down, before it is asked again."""
 SAMPLE_S, SMALLEST_SAMPLE_BYTES = 0.05, 256
 """Seconds allowed for one sample of a data set, and the size by which samples are counted (8 x 8 float32)."""
 
@@ -141,9 +144,12 @@ class Device:
             with self._quiet.measuring():
                 taken.append(self._profiler.measure(self.file(model)))
             measurement = pool(taken)
-            reading = Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured")
+            noisy = measurement.quality == "noisy"
+            reading = Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured", noisy)
             if len(taken) == ATTEMPTS or decided(reading):
                 break
+            if noisy:
+                time.sleep(CALM_S)
         folder = self._folder / "artifacts" / arch_id
         write_json(folder / f"{stem}-{self.name}.json", measurement.to_json())
         if graph is not None:

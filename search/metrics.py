@@ -102,12 +102,14 @@ class Reading:
         low: lower end of the 90 % interval, None where there is none.
         high: upper end of the 90 % interval, None where there is none.
         source: measured, predicted, computed, estimated or missing.
+        noisy: True when the machine was too busy for a sure measurement; the interval is wide then.
     """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     source: Source = "measured"
+    noisy: bool = False
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
@@ -123,11 +125,12 @@ class Reading:
         return cls(None, source="missing")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"value": self.value, "low": self.low, "high": self.high, "source": self.source}
+        told = {"value": self.value, "low": self.low, "high": self.high, "source": self.source}
+        return {**told, **({"noisy": True} if self.noisy else {})}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Reading:
-        return cls(data["value"], data.get("low"), data.get("high"), data["source"])
+        return cls(data["value"], data.get("low"), data.get("high"), data["source"], data.get("noisy", False))
 
 
 _LIMIT = re.compile(r"^\s*(?P<metric>[A-Za-z_0-9]+(?:@[A-Za-z0-9._-]+)?)\s*(?P<sign><=|>=)\s*(?P<bound>\S+)\s*$")

@@ -139,13 +139,13 @@ def format_tests(test: Reading, tests: Mapping[str, Reading]) -> str:
 
 
 def format_reading(metric: str, reading: Reading, *, interval: bool = False) -> str:
-    """Writes a reading: a prediction or estimate with `~`, a missing one as `none`.
+    """Writes a reading: a prediction or estimate with `~`, a noisy measurement with `!`, a missing one as `none`.
 
     >>> format_reading("latency_ms@cpu", Reading(1.4159, 1.3, 1.5, "predicted"), interval=True)
     '~1.42 ms (1.30 to 1.50)'
     """
     if reading.value is None:
         return "none"
-    text = ("~" if is_guess(reading) else "") + format_value(metric, reading.value)
+    text = ("~" if is_guess(reading) else "") + format_value(metric, reading.value) + ("!" if reading.noisy else "")
     between = format_interval(metric, reading) if interval else ""
     return f"{text} ({between})" if between else text

@@ -230,7 +230,8 @@ def _reading(row: Mapping[str, Any], metric: str) -> Reading:
     source = _text(row.get(f"{metric}.source")) or "measured"
     if value is None or source == "missing":
         return Reading.missing()
-    return Reading(value, _number(row.get(f"{metric}.low")), _number(row.get(f"{metric}.high")), cast(Source, source))
+    low, high = (_number(row.get(f"{metric}.{end}")) for end in ("low", "high"))
+    return Reading(value, low, high, cast(Source, source), _flag(row.get(f"{metric}.noisy")))
 
 
 def _number(value: Any) -> float | None:

@@ -158,6 +158,7 @@ class Study:
         from .lock import study_lock
 
         reporter = reporter or Silent()
+        self._space_at_once()
         self._check_disk()
         with study_lock(self.folder), ExitStack() as stack:
             from .storage import EventLog  # takes half a second: a locked study is refused before
@@ -171,6 +172,7 @@ class Study:
             bench, space, known = stack.enter_context(self._bench())
             from .driver import Driver
 
+            reporter.note(f"data and space are sound; the run folder is {self.folder}")
             driver = Driver(bench, space, store, events, reporter)
             try:
                 with driver.at_work():
@@ -239,15 +241,11 @@ class Study:
     @contextmanager
     def _bench(self) -> Iterator[tuple[Bench, Space, dict[str, Any]]]:
         """Makes what evaluators share, with data and space known to be sound; ends every child afterwards."""
-        from ..spaces import find_space
         from .evaluation import START_S, Bench
         from .latency import Device, Quiet
         from .rungs import RungBoard
 
-        shape, classes = self.spec.space.input, self.spec.space.num_classes
-        with self._placed():  # at once, where that can be: to read the data takes a child some seconds
-            space = self._space(shape, classes) if shape and classes else None
-            find_space(self.spec.space.use, self.allow_code)
+        space = self._space_at_once()
         write_text(self.folder / "study.yaml", dump_study(self.spec))
         quiet = Quiet()
         devices = {
@@ -263,7 +261,10 @@ class Study:
             data = bench.worker(0).call({"do": "describe"}, deadline_s=START_S)
             self._check_environment(data, {name: device.fingerprint() for name, device in devices.items()})
             with self._placed():
-                space = space or self._space(shape or tuple(data["input"]), classes or data["num_classes"])
+                spec = self.spec.space
+                space = space or self._space(
+                    spec.input or tuple(data["input"]), spec.num_classes or data["num_classes"]
+                )
                 _check_fit(space, data)
             bench.worker(0).call({"do": "warm"}, deadline_s=START_S)
             known = {"data": data, "input": list(space.input_shape), "num_classes": space.num_classes}
@@ -272,6 +273,19 @@ class Study:
         finally:
             bench.close()
             shutil.rmtree(bench.scratch, ignore_errors=True)
+
+    def _space_at_once(self) -> Space | None:
+        """Returns the space when the study file tells all of it: to read the data takes a child some seconds.
+
+        Raises:
+            StudyFileError: the space is unknown, or its keys do not fit.
+        """
+        from ..spaces import find_space
+
+        shape, classes = self.spec.space.input, self.spec.space.num_classes
+        with self._placed():
+            find_space(self.spec.space.use, self.allow_code)
+            return self._space(shape, classes) if shape and classes else None
 
     def _space(self, shape: Shape, classes: int) -> Space:
         from ..spaces import load_space
@@ -290,7 +304,10 @@ class Study:
             if self._source is None:
                 raise
             key = ("space", *(error.key or ("use",)))
-            raise fault_at(*self._source, key, str(error), on_key=len(key) > 2) from error
+            told = str(error)
+            if error.key == ("input",) and self.spec.space.input is None:
+                key, told = ("space", "use"), f"{told}, which is the shape of the data's samples"
+            raise fault_at(*self._source, key, told, on_key=len(key) > 2) from error
 
     def _open_store(self, events: Any) -> Any:
         from .storage import StudyStore
@@ -323,10 +340,11 @@ class Study:
             for key in keys or list(now[section]):
                 before[section].pop(key, None)
                 now[section].pop(key, None)
-        changed = [section for section in now if now[section] != before.get(section)]
-        if changed:
+        changed = next((section for section in now if now[section] != before.get(section)), None)
+        if changed is not None:
+            key = _first_change(changed, before.get(changed), now[changed])
             raise UsageError(
-                f"{self.folder} was begun with another '{changed[0]}': rename the study, or remove the folder"
+                f"{self.folder} was begun with another '{key}': change it back, or give the study another name (name=…)"
             )
 
     def _check_environment(self, data: Mapping[str, Any], now: Mapping[str, Mapping[str, object]]) -> None:
@@ -370,6 +388,7 @@ class Study:
                 "num_classes": known["num_classes"],
                 "seed": self.spec.search.seed,
                 "code": _digest_of(self.allow_code),
+                "allow_code": self.allow_code and self.allow_code.name,
                 "git": _git(),
             },
         )
@@ -405,7 +424,16 @@ class Study:
         if reasons:
             return f"none of {len(verified)} finalists could be verified, the first because of {reasons[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
-        return "nothing feasible: " + " ".join(told).strip()
+        return "nothing feasible: " + "; ".join(line.strip() for line in told if line.strip())
+
+
+def _first_change(key: str, before: Any, now: Any) -> str:
+    """Returns the dotted key of the first difference."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in dict.fromkeys([*now, *before]):
+            if before.get(name) != now.get(name):
+                return _first_change(f"{key}.{name}", before.get(name), now.get(name))
+    return key
 
 
 def _check_fit(space: Space, data: Mapping[str, Any]) -> None:

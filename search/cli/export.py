@@ -49,7 +49,7 @@ def command(run: Path, network: str, formats: str, to: Path | None, as_json: boo
         parity = {str(device): float(value) for device, value in read_json(source / "verified.json")["parity"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{source / 'verified.json'}: no parity of each device in it; run the study again") from error
-    folder = to or Path(f"{data.name}-{found[0][:8]}")
+    folder = to or Path(f"{data.name}-{found[0]}")
     paths = [folder / name for name in (*needed, *(name for name in OTHERS if (source / name).is_file()))]
     for path in paths:
         with write_aside(path) as copy, (source / path.name).open("rb") as original:

@@ -96,7 +96,7 @@ class _Printer:
 
         if not self._headed:
             self._headed = True
-            self._print(_columns("trial", "network", [*self._metrics], "seconds", ""))
+            self._print(self._columns("trial", "network", [*self._metrics], "seconds", ""))
         cells = [
             format_reading(metric, outcome.readings[metric]) if metric in outcome.readings else "-"
             for metric in self._metrics
@@ -105,7 +105,12 @@ class _Printer:
         if click.get_current_context().obj["verbose"]:
             note += " (" + ", ".join(f"{stage} {spent:.2f} s" for stage, spent in outcome.seconds.items()) + ")"
         seconds = f"{sum(outcome.seconds.values()):.1f}"
-        self._print(_columns(f"{number + 1}/{total}", arch_id, cells, seconds, note))
+        self._print(self._columns(f"#{number} of {total}", arch_id, cells, seconds, note))
+
+    def _columns(self, first: str, network: str, cells: list[str], seconds: str, note: str) -> str:
+        widths = [max(11, len(metric)) for metric in self._metrics]
+        shown = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return f"{first.ljust(10)}  {network.ljust(16)}  {shown}  {seconds.rjust(7)}  {note}".rstrip()
 
     def finalist(self, number: int, total: int, verified: Verified) -> None:
         from ..quantities import format_reading
@@ -115,13 +120,7 @@ class _Printer:
             for metric in self._metrics
         ]
         note = verified.reason or "verified"
-        self._print(_columns(f"final {number}/{total}", verified.arch_id, cells, f"{verified.seconds:.1f}", note))
-
-
-def _columns(first: str, network: str, cells: list[str], seconds: str, note: str) -> str:
-    width = 11
-    shown = "  ".join(cell.rjust(max(width, 0)) for cell in cells)
-    return f"{first.ljust(10)}  {network.ljust(16)}  {shown}  {seconds.rjust(7)}  {note}".rstrip()
+        self._print(self._columns(f"final {number}/{total}", verified.arch_id, cells, f"{verified.seconds:.1f}", note))
 
 
 def _print_front(run: RunData) -> None:

@@ -32,6 +32,10 @@ _TERMS = (
         "a prediction or an estimate, not a measurement. Filled points are measured or computed on both axes.",
     ),
     (
+        "!",
+        "a measurement while the machine was too busy; the interval is wide, and the true value may lie outside it.",
+    ),
+    (
         "Intervals and bars",
         "the range in which the value lies in nine cases out of ten: spread over seeds for accuracy, over repeated"
         " measurements for latency, the model's own uncertainty for predictions.",

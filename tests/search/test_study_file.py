@@ -348,9 +348,9 @@ def test_any_bytes_give_one_line(tmp_path_factory: pytest.TempPathFactory, conte
 
 @pytest.mark.parametrize("text", ["a: " + "{" * 1000, "a: " + "[" * 1000, "".join(f"k{i}: 1\n" for i in range(4999))])
 def test_hostile_text_is_refused_fast(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     fails(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @given(st.text(max_size=60))
