@@ -147,6 +147,19 @@ def _shapes(lists: Sequence[Sequence[int]]) -> tuple[Shape, ...]:
     return tuple(tuple(int(side) for side in shape) for shape in lists)
 
 
+def peak_bytes(spans: Sequence[tuple[int, int, int]], steps: int) -> int:
+    """Largest sum of live tensors.
+
+    Args:
+        spans: first and last step in which a tensor lives, and its bytes.
+        steps: number of kernels.
+
+    >>> peak_bytes([(0, 1, 8), (1, 2, 4), (2, 2, 16)], 3)
+    20
+    """
+    return max((sum(size for a, b, size in spans if a <= step <= b) for step in range(steps)), default=0)
+
+
 def count_macs(op: str, inputs: Sequence[Shape], weights: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """Multiply-adds of an operator, 0 where none are counted (convention: one multiply-add is one; a bias is none).
 

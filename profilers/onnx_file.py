@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..spaces.errors import CandidateError, DiskError
+from ..spaces.errors import CandidateError, DataError, DiskError
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +90,7 @@ def is_quantised(path: Path) -> bool:
 
     Raises:
         CandidateError: `export`, it is not an ONNX file.
+        DataError: it cannot be read.
     """
     return any("QuantizeLinear" in node.op_type or node.op_type.startswith("QLinear") for node in _graph(path).node)
 
@@ -118,8 +119,10 @@ def _graph(path: Path) -> Any:
 
     try:
         return onnx.load(str(path), load_external_data=False).graph
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # protobuf's exceptions have no common base
         raise _failed(error) from error
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..spaces.errors import CandidateError
-from .graph import Graph, Node, Shape, count_macs
+from .graph import Graph, Node, Shape, count_macs, peak_bytes
 from .runtime import Artifact, Availability, Runtime, Session
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _peak_bytes(
         (makers.get(item, 0), end if item in kept else last.get(item, makers.get(item, 0)), _size(*tensors[item]))
         for item in tensors
     ]
-    return max((sum(size for a, b, size in spans if a <= place <= b) for place in range(len(reads))), default=0)
+    return peak_bytes(spans, len(reads))
 
 
 def _typed(lists: list[dict[str, list[int]]]) -> list[tuple[str, Shape]]:

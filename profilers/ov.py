@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..spaces.errors import CandidateError, DeviceError
-from .graph import Graph, Node, Shape, count_macs
+from .graph import Graph, Node, Shape, count_macs, peak_bytes
 from .runtime import Artifact, Availability, Runtime, Session
 
 if TYPE_CHECKING:
@@ -161,10 +162,8 @@ def _node(layer: Any, kind: str, sources: list[Any], constant: list[bool]) -> No
     inputs = tuple(shape for shape, is_constant in zip(shapes, constant, strict=True) if not is_constant)
     outputs = tuple(_shape(item) for item in layer.outputs())
     group = 1
-    if (
-        op == "Conv" and weights and len(weights[0]) == len(outputs[0]) + 1
-    ):  # (groups, out / group, in / group, *kernel)
-        group = weights[0][0]
+    if op == "Conv" and weights and len(weights[0]) == len(outputs[0]) + 1:
+        group = weights[0][0]  # of (groups, out / group, in / group, *kernel)
         weights = ((weights[0][0] * weights[0][1], *weights[0][2:]), *weights[1:])
     kernel = {"kernel": list(weights[0][2:])} if op == "Conv" and weights else {}
     return Node(
@@ -186,17 +185,12 @@ def _node(layer: Any, kind: str, sources: list[Any], constant: list[bool]) -> No
 
 def _peak(nodes: list[Node], edges: set[tuple[int, int]]) -> int:
     """Largest sum of live activations: an output lives from its kernel to the last that reads it."""
-    last = {start: max(end for other, end in edges if other == start) for start, _ in edges}
-    live = [node.bytes_out for node in nodes]
-    begun = nodes[0].bytes_in if nodes else 0
-    return max(
-        (
-            sum(size for start, size in enumerate(live) if start <= place <= last.get(start, len(nodes)))
-            + (begun if place == 0 else 0)
-            for place in range(len(nodes))
-        ),
-        default=0,
-    )
+    last: dict[int, int] = {}
+    for start, end in edges:
+        last[start] = max(end, last.get(start, end))
+    spans = [(place, last.get(place, len(nodes)), node.bytes_out) for place, node in enumerate(nodes)]
+    begun = [(0, 0, nodes[0].bytes_in)] if nodes else []
+    return peak_bytes([*begun, *spans], len(nodes))
 
 
 def _told(layer: Any, name: str) -> str:
@@ -210,10 +204,7 @@ def _shape(port: Any) -> Shape:
 
 
 def _size(shape: Shape, precision: str) -> int:
-    size = _BYTES.get(precision, 1)
-    for side in shape:
-        size *= side
-    return size
+    return math.prod(shape) * _BYTES.get(precision, 1)
 
 
 def _last_line(error: Exception) -> str:

@@ -185,5 +185,9 @@ def pool(taken: Sequence[Measurement]) -> Measurement:
         disturbance=tuple(
             ratio * scale for item, scale in zip(taken, scales, strict=True) for ratio in item.disturbance
         ),
-        conditions={**(last.conditions or {}), "usual_s": best, "attempts": len(taken)},
+        conditions={
+            **(last.conditions or {}),
+            "usual_s": best,
+            "attempts": sum(int((item.conditions or {}).get("attempts", 1)) for item in taken),
+        },
     )

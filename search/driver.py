@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from optuna.trial import FrozenTrial, TrialState
 
 from ..spaces import Architecture, Space
-from ..spaces.errors import CandidateError
 from .evaluation import Bench, Evaluator, costs
 from .feasibility import preflight
 from .frames import Row, front_of, rows_of
@@ -155,14 +154,10 @@ class Driver:
         """Reads the test part: scores the shipped files of each front member, once; see `test_accuracy`."""
         rows = {row.arch_id: row for row in rows_of(self.store.trials, self.spec.limits)}
         child = self._evaluators[0].child
-        tested = {}
-        for member in front:
-            try:
-                tested[member.arch_id] = test_accuracy(self.bench, child, rows[member.arch_id])
-            except CandidateError as error:
-                self.reporter.note(f"{member.arch_id} could not be run on the test part: {error}")
-                tested[member.arch_id] = {"top1_test": Reading.missing()}
-        return tested
+        return {
+            member.arch_id: test_accuracy(self.bench, child, rows[member.arch_id], self.reporter.note)
+            for member in front
+        }
 
     def _run(
         self, supply: Callable[[], T | None], work: Callable[[Evaluator, T], Any], done: Callable[[T, Any], None]

@@ -109,7 +109,11 @@ def stored_table(folder: Path) -> pd.DataFrame:
 
     path = folder / "study.db"
     storage = open_readable(path)
-    trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+    try:
+        trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
     for number, trial in enumerate(trials):
         check_trial(trial, number, path)
     try:

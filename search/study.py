@@ -158,7 +158,7 @@ class Study:
         from .lock import study_lock
 
         reporter = reporter or Silent()
-        self._space_at_once()
+        space = self._space_at_once()
         self._check_disk()
         with study_lock(self.folder), ExitStack() as stack:
             from .storage import EventLog  # takes half a second: a locked study is refused before
@@ -169,7 +169,7 @@ class Study:
             stack.callback(store.close)
             self._check_same(bool(store.trials))
             events.write("started", pid=os.getpid(), trials=len(store.trials))
-            bench, space, known = stack.enter_context(self._bench())
+            bench, space, known = stack.enter_context(self._bench(space))
             from .driver import Driver
 
             reporter.note(f"data and space are sound; the run folder is {self.folder}")
@@ -197,7 +197,7 @@ class Study:
         from .evaluation import Evaluator
         from .feasibility import check_limits, probe_space, time_plan
 
-        with self._bench() as (bench, space, known):
+        with self._bench(self._space_at_once()) as (bench, space, known):
             evaluator = Evaluator(bench, 0)
             probes = probe_space(evaluator, space, self.spec.search.seed, samples)
             epoch_s = evaluator.epoch_seconds(space.middle(), self.spec.search.seed)
@@ -239,13 +239,16 @@ class Study:
         return Result(self.folder, trials, len(front), len(verified))
 
     @contextmanager
-    def _bench(self) -> Iterator[tuple[Bench, Space, dict[str, Any]]]:
-        """Makes what evaluators share, with data and space known to be sound; ends every child afterwards."""
+    def _bench(self, space: Space | None) -> Iterator[tuple[Bench, Space, dict[str, Any]]]:
+        """Makes what evaluators share, with data and space known to be sound; ends every child afterwards.
+
+        Args:
+            space: as far as `_space_at_once` knows it.
+        """
         from .evaluation import START_S, Bench
         from .latency import Device, Quiet
         from .rungs import RungBoard
 
-        space = self._space_at_once()
         write_text(self.folder / "study.yaml", dump_study(self.spec))
         quiet = Quiet()
         devices = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,7 +167,7 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
         told = evaluator.train(arch, seed, bench.spec.quality.rungs[-1].epochs or 1, weights)
         share, total = told["correct"] / told["total"], told["total"]
         if device.precision != "fp32":
-            share, total = _share_of_file(bench, evaluator, device, arch, weights)
+            share, total = _share_of_file(evaluator, device, arch, weights)
         seconds += told["seconds"]
         if not shares or share > max(shares):
             weights.replace(best)
@@ -192,30 +192,25 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
     return Verified(row.arch_id, readings, not reason, reason, seeds, seconds, differences)
 
 
-def _share_of_file(
-    bench: Bench, evaluator: Evaluator, device: Device, arch: Architecture, weights: Path
-) -> tuple[float, int]:
+def _share_of_file(evaluator: Evaluator, device: Device, arch: Architecture, weights: Path) -> tuple[float, int]:
     """Returns the share of validation samples that a device gets right with these weights, and their number."""
     model, probe = weights.with_suffix(".onnx"), weights.with_suffix(".probe")
     try:
         evaluator.export(arch, weights, model, probe)
-        right, total = _score(bench, evaluator.child, arch.to_json(), "validation", [device], model)
-        return right[device.name] / total, total
+        right, total = _score(evaluator.child, arch.to_json(), "validation", device, model)
+        return right / total, total
     finally:
         remove(model, device.file(model), *probe_files(probe))
 
 
-def _score(
-    bench: Bench, child: Child, arch: str, part: str, devices: Sequence[Device], model: Path
-) -> tuple[dict[str, int], int]:
-    """Returns how many samples of a part each device gets right with its file of a network, and their number."""
+def _score(child: Child, arch: str, part: str, device: Device, model: Path) -> tuple[int, int]:
+    """Returns how many samples of a part a device gets right with its file of a network, and their number."""
     inputs, labels = (model.with_name(f"{model.stem}.{part}.{what}.npy") for what in ("inputs", "labels"))
     try:
         request = {"do": "part", "arch": arch, "part": part, "inputs": str(inputs), "labels": str(labels)}
         child.call(request, deadline_s=600.0)
         right = np.load(labels, allow_pickle=False)
-        found = {d.name: int((d.outputs(model, inputs).argmax(axis=1) == right).sum()) for d in devices}
-        return found, len(right)
+        return int((device.outputs(model, inputs).argmax(axis=1) == right).sum()), len(right)
     finally:
         remove(inputs, labels)
 
@@ -286,13 +281,14 @@ def verified_front(verified: Sequence[Verified], objectives: Sequence[Metric]) -
     return [v for v, kept in zip(able, keep, strict=True) if kept]
 
 
-def test_accuracy(bench: Bench, child: Child, row: Row) -> dict[str, Reading]:
+def test_accuracy(bench: Bench, child: Child, row: Row, note: Callable[[str], None]) -> dict[str, Reading]:
     """Scores the shipped files of a front member once on the test part, each with a device's runtime.
 
     The answers are kept beside the files: a study that is run again does not look at the test part again.
 
     Returns:
-        `top1_test` of the first device, and `top1_test@NAME` of each other that has another precision.
+        `top1_test` of the first device, and `top1_test@NAME` of each other that has another precision; missing, with a
+        note, where a device fails.
     """
     folder = bench.artifacts(row.arch_id)
     model, kept = folder / "model.onnx", folder / TEST
@@ -304,10 +300,18 @@ def test_accuracy(bench: Bench, child: Child, row: Row) -> dict[str, Reading]:
     for name, device in scored.items():
         digest = _digest(device.file(model))
         if told.get(name, {}).get("model") != digest:
-            right, total = _score(bench, child, row.arch, "test", [device], model)
-            told[name] = {"model": digest, "correct": right[device.name], "total": total}
+            told.pop(name, None)
+            try:
+                right, total = _score(child, row.arch, "test", device, model)
+            except CandidateError as error:
+                note(f"{row.arch_id} could not be run on the test part on {device.name}: {error}")
+                continue
+            told[name] = {"model": digest, "correct": right, "total": total}
             write_json(kept, told)
-    return {name: share_reading(told[name]["correct"], told[name]["total"]) for name in scored}
+    return {
+        name: share_reading(told[name]["correct"], told[name]["total"]) if name in told else Reading.missing()
+        for name in scored
+    }
 
 
 def _scores_kept(path: Path) -> dict[str, dict[str, Any]]:

@@ -50,6 +50,7 @@ class _Profile:
             "samples": self.samples,
             "size_mb": self.size_mb,
             "macs": self.graph.macs,
+            "uncounted": list(self.graph.uncounted),
             "operators": len(self.graph.nodes),
             "depth": self.graph.depth,
             "conditions": self.told.conditions,
@@ -85,7 +86,15 @@ def command(model: Path, devices: tuple[str, ...], threads: int, layers: bool, a
     if as_json:
         print_json({"model": str(model), "profiles": [profile.to_json(layers=layers) for profile in profiles]})
         return
-    headings = ["device", *(f"{name} ms" for name in profiles[0].times), "samples", "quality", "operators", "MB"]
+    headings = [
+        "device",
+        *(f"{name} ms" for name in profiles[0].times),
+        "samples",
+        "quality",
+        "operators",
+        "MACs",
+        "MB",
+    ]
     rows = [
         [
             profile.device,
@@ -93,13 +102,17 @@ def command(model: Path, devices: tuple[str, ...], threads: int, layers: bool, a
             str(profile.samples),
             profile.told.quality,
             str(len(profile.graph.nodes)),
+            f"{profile.graph.macs:,}{' or more' if profile.graph.uncounted else ''}",
             f"{profile.size_mb:.3g}",
         ]
         for profile in profiles
     ]
     print_table(headings, rows)
     click.echo("low to high is the 90 % interval of the median; p90, p99 and min are of single inferences")
-    click.echo(f"{max(profile.graph.macs for profile in profiles):,} multiply-adds")
+    click.echo("MACs are of the executed operators, with what the runtime pads to")
+    for profile in profiles:
+        if profile.graph.uncounted:
+            click.echo(f"not counted on {profile.device}: {', '.join(profile.graph.uncounted)}")
     for profile in profiles if layers else []:
         click.echo("")
         print_table([profile.device, "operator", "type", "output", "MACs", "bytes out"], _rows(profile.graph.nodes))

@@ -110,7 +110,7 @@ class _Printer:
     def _columns(self, first: str, network: str, cells: list[str], seconds: str, note: str) -> str:
         widths = [max(11, len(metric)) for metric in self._metrics]
         shown = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        return f"{first.ljust(10)}  {network.ljust(16)}  {shown}  {seconds.rjust(7)}  {note}".rstrip()
+        return f"{first.ljust(12)}  {network.ljust(16)}  {shown}  {seconds.rjust(7)}  {note}".rstrip()
 
     def finalist(self, number: int, total: int, verified: Verified) -> None:
         from ..quantities import format_reading
