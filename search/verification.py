@@ -227,7 +227,7 @@ def _layers(bench: Bench, model: Path) -> pd.DataFrame:
             "operator": node.op,
             "type": node.dtype,
             "output": "x".join(map(str, node.outputs[0])) if node.outputs else "",
-            "macs": node.macs,
+            "macs": node.macs if node.counted else None,
             "weight_bytes": node.weight_bytes,
             "bytes_in": node.bytes_in,
             "bytes_out": node.bytes_out,
@@ -235,7 +235,7 @@ def _layers(bench: Bench, model: Path) -> pd.DataFrame:
         for device in bench.measured
         for place, node in enumerate(device.graph(model).nodes)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"macs": "Int64"})  # which has a null for what cannot be counted
 
 
 def _measured(bench: Bench, device: Device, arch_id: str, model: Path) -> Reading:

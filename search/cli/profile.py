@@ -129,7 +129,7 @@ def _rows(nodes: tuple[Node, ...]) -> list[list[str]]:
             node.op,
             node.dtype,
             "x".join(map(str, node.outputs[0])) if node.outputs else "",
-            f"{node.macs:,}",
+            f"{node.macs:,}" if node.counted else "unknown",
             f"{node.bytes_out:,}",
         ]
         for node in nodes
