@@ -10,9 +10,9 @@ from .computed import computed_metrics
 from .fingerprint import conditions, fingerprint
 from .graph import Graph, Node
 from .measurement import Measurement
-from .profiler import LocalProfiler, Profiler
+from .profiler import LocalProfiler, Profiler, open_profiler
 from .repeatability import Repeatability, measure_again
-from .runtime import Artifact, Availability, Runtime, Session, file_beside, get_runtime, runtime_names, stored_as
+from .runtime import Artifact, Availability, Kernel, OnnxBased, Runtime, Session, get_runtime, runtime_names, stored_as
 from .serve import serve
 
 __all__ = [
@@ -20,19 +20,21 @@ __all__ = [
     "Availability",
     "Child",
     "Graph",
+    "Kernel",
     "LocalProfiler",
     "Measurement",
     "Node",
+    "OnnxBased",
     "Profiler",
     "Repeatability",
     "Runtime",
     "Session",
     "computed_metrics",
     "conditions",
-    "file_beside",
     "fingerprint",
     "get_runtime",
     "measure_again",
+    "open_profiler",
     "runtime_names",
     "serve",
     "stored_as",

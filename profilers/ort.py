@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..spaces.errors import CandidateError
 from .graph import Graph, Node, Shape, count_macs, peak_bytes
-from .runtime import Artifact, Availability, Runtime, Session
+from .runtime import Artifact, Availability, OnnxBased, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ _NAMES = {"float": "float32", "double": "float64"}
 _KEPT_ATTRIBUTES = {"kernel_shape": "kernel"} | {name: name for name in ("strides", "dilations", "activation")}
 
 
-class OnnxRuntime(Runtime):
+class OnnxRuntime(OnnxBased):
     """Batch 1, one float input, all optimisations, no spinning threads."""
 
     name: ClassVar[str] = "onnxruntime"

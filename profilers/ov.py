@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..spaces.errors import CandidateError, DeviceError
 from .graph import Graph, Node, Shape, count_macs, peak_bytes
-from .runtime import Artifact, Availability, Runtime, Session
+from .runtime import Artifact, Availability, OnnxBased, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ _PRODUCTS = frozenset({"MatMul", "Convolution", "GroupConvolution", "ScaledDotPr
 _BYTES = {"f64": 8, "i64": 8, "u64": 8, "f32": 4, "i32": 4, "u32": 4, "f16": 2, "bf16": 2, "i16": 2, "u16": 2}
 
 
-class OpenVino(Runtime):
+class OpenVino(OnnxBased):
     """Batch 1, one float input, one stream, no pinning."""
 
     name: ClassVar[str] = "openvino"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 from ..spaces.errors import DeviceError
 from .child import Child
@@ -16,11 +16,17 @@ from .graph import Graph
 from .measurement import QUIET, Measurement
 from .reference import ReferenceMemory
 
-__all__ = ["LocalProfiler", "Profiler", "pool"]
+__all__ = ["LocalProfiler", "Profiler", "open_profiler", "pool"]
 
 
 class Profiler(ABC):
     """Measures model files on one device."""
+
+    provenance: ClassVar[Literal["measured", "estimated"]] = "measured"
+    """What a reading of this profiler is."""
+
+    deadline_s: float
+    """Longest time of one request."""
 
     @abstractmethod
     def measure(self, path: Path) -> Measurement:
@@ -30,6 +36,36 @@ class Profiler(ABC):
             CandidateError: the model crashed, hung, gave NaN or does not load; the profiler stays usable.
             DeviceError: the device is missing or was lost.
         """
+
+    @abstractmethod
+    def graph(self, path: Path) -> Graph:
+        """The kernels that the runtime executes for the model at `path`.
+
+        Raises:
+            CandidateError, DeviceError: as `measure`.
+        """
+
+    @abstractmethod
+    def run(self, path: Path, x: Path, out: Path | None = None, deadline_s: float | None = None) -> Any:
+        """Runs the model on samples, one by one, on the device.
+
+        Args:
+            path: the model.
+            x: an .npy file of samples, (n, C, H, W) float32.
+            out: where to leave the outputs as .npy; None uses a file beside `x` that is removed.
+            deadline_s: longest time for all samples; the profiler's own when left out.
+
+        Returns:
+            The outputs as a numpy array, (n, …).
+
+        Raises:
+            CandidateError, DeviceError: as `measure`.
+            DataError: `x` does not fit the model.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be equal for two measurements to be comparable."""
 
     def close(self) -> None:
         """Lets go of the device."""
@@ -110,29 +146,9 @@ class LocalProfiler(Profiler):
                 return pooled
 
     def graph(self, path: Path) -> Graph:
-        """The kernels that the runtime executes for the model at `path`.
-
-        Raises:
-            CandidateError, DeviceError: as `Profiler.measure`.
-        """
         return Graph.from_json(self._ask("graph", path)["graph"])
 
     def run(self, path: Path, x: Path, out: Path | None = None, deadline_s: float | None = None) -> Any:
-        """Runs the model on samples, one by one, in the child.
-
-        Args:
-            path: the model.
-            x: an .npy file of samples, (n, C, H, W) float32.
-            out: where to leave the outputs as .npy; None uses a file beside `x` that is removed.
-            deadline_s: longest time for all samples; the profiler's own when left out.
-
-        Returns:
-            The outputs as a numpy array, (n, …).
-
-        Raises:
-            CandidateError, DeviceError: as `Profiler.measure`.
-            DataError: `x` does not fit the model.
-        """
         import numpy as np
 
         kept = out is not None
@@ -171,6 +187,25 @@ class LocalProfiler(Profiler):
         if isinstance(reference, float) and reference > 0:
             self._memory.add(reference)
         return measurement
+
+
+def open_profiler(
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    precision: str = "fp32",
+    *,
+    deadline_s: float = 60.0,
+    host: str = "local",
+    log: Path | None = None,
+) -> Profiler:
+    """The profiler of a device: host, runtime, precision and threads.
+
+    Raises:
+        DeviceError: the host or the runtime is missing or unknown, or cannot do the precision.
+    """
+    if host != "local":
+        raise DeviceError(f"no host '{host}' in this version (available: local)")
+    return LocalProfiler(runtime, threads, precision, deadline_s, log=log)
 
 
 def pool(taken: Sequence[Measurement]) -> Measurement:

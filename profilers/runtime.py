@@ -1,6 +1,6 @@
 """Runtimes: what turns a module into a file and runs it.
 
-All runtimes of this version read ONNX files, so that a candidate is exported once for all of them.
+Runtimes that make their file from an ONNX file (`OnnxBased`) share one export of a candidate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["Artifact", "Availability", "Runtime", "Session", "file_beside", "get_runtime", "runtime_names", "stored_as"]
+__all__ = [
+    "Artifact",
+    "Availability",
+    "Kernel",
+    "OnnxBased",
+    "Runtime",
+    "Session",
+    "get_runtime",
+    "runtime_names",
+    "stored_as",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,23 @@ class Artifact:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What a runtime's own profiler tells of one kernel.
+
+    Attributes:
+        name: the runtime's own.
+        op: what it computes, in the runtime's words.
+        ms: median over the runs, in ms; a profiler's clock is part of it, so the sum exceeds the whole.
+        placement: where it runs, e.g. `CPU` or the name of a delegate.
+    """
+
+    name: str
+    op: str
+    ms: float
+    placement: str = "CPU"
+
+
 class Session(ABC):
     """A model file that a runtime has loaded, for one inference at a time."""
 
@@ -87,12 +114,24 @@ class Runtime(ABC):
 
     name: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]]
+    suffix: ClassVar[str] = ".onnx"
+    """Of the files that it runs."""
 
     @staticmethod
     @abstractmethod
     def available() -> Availability:
         """Whether the runtime is installed. Cheap: it does not import the runtime."""
 
+    def file(self, model: Path, precision: str) -> Path:
+        """Returns the file that this runtime needs, beside the fp32 ONNX file of the same network.
+
+        >>> str(get_runtime("onnxruntime").file(Path("model.onnx"), "int8"))
+        'model.int8.onnx'
+        """
+        stored = stored_as(precision)
+        return model.with_suffix(self.suffix if stored == "fp32" else f".{stored}{self.suffix}")
+
+    @abstractmethod
     def convert(
         self,
         model: torch.nn.Module,
@@ -115,17 +154,6 @@ class Runtime(ABC):
             DeviceError: no such precision.
             DiskError: the file cannot be written.
         """
-        from .onnx_file import quantise, write_onnx
-
-        self.check_precision(precision)
-        if stored_as(precision) == "fp32":
-            write_onnx(model, example, path)
-        else:
-            with tempfile.TemporaryDirectory(prefix="hwnas-convert-") as folder:
-                plain = Path(folder) / "model.onnx"
-                write_onnx(model, example, plain)
-                quantise(plain, example if calibration is None else calibration, path)
-        return Artifact(path, self.name, precision, tuple(example.shape), path.stat().st_size)
 
     @abstractmethod
     def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> Session:
@@ -150,6 +178,16 @@ class Runtime(ABC):
             CandidateError, DataError, DeviceError: as `load`.
         """
 
+    def kernels(
+        self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None, runs: int = 50
+    ) -> tuple[Kernel, ...]:
+        """Times of single kernels by the runtime's own profiler, in the order executed; empty where it has none.
+
+        Raises:
+            CandidateError, DataError, DeviceError: as `load`.
+        """
+        return ()
+
     def check_precision(self, precision: str) -> None:
         """Raises DeviceError when the runtime has no such precision."""
         if precision not in self.precisions:
@@ -170,14 +208,46 @@ class Runtime(ABC):
         return path, precision
 
 
-def file_beside(model: Path, precision: str) -> Path:
-    """Returns the file that a precision needs, beside the fp32 file of the same network.
+class OnnxBased(Runtime):
+    """A runtime that makes its file from an ONNX file, or runs that."""
 
-    >>> str(file_beside(Path("model.onnx"), "int8"))
-    'model.int8.onnx'
-    """
-    stored = stored_as(precision)
-    return model if stored == "fp32" else model.with_suffix(f".{stored}{model.suffix}")
+    def convert(
+        self,
+        model: torch.nn.Module,
+        example: torch.Tensor,
+        path: Path,
+        precision: str = "fp32",
+        calibration: torch.Tensor | None = None,
+    ) -> Artifact:
+        from .onnx_file import write_onnx
+
+        self.check_precision(precision)
+        if path.suffix == ".onnx" and stored_as(precision) == "fp32":
+            write_onnx(model, example, path)
+        else:
+            with tempfile.TemporaryDirectory(prefix="hwnas-convert-") as folder:
+                plain = Path(folder) / "model.onnx"
+                write_onnx(model, example, plain)
+                self.convert_file(plain, path, precision, example if calibration is None else calibration)
+        return Artifact(path, self.name, precision, tuple(example.shape), path.stat().st_size)
+
+    def convert_file(self, source: Path, path: Path, precision: str, calibration: torch.Tensor) -> None:
+        """Makes this runtime's file from an fp32 ONNX file, where that is another one.
+
+        Args:
+            source: a file of `write_onnx`, or one like it.
+            path: the file to write; it may be `source`, which is then left as it is.
+            precision: one of `precisions`.
+            calibration: inputs (n, C, H, W), for int8.
+
+        Raises:
+            CandidateError, DeviceError, DiskError: as `convert`.
+        """
+        from .onnx_file import quantise
+
+        self.check_precision(precision)
+        if path != source:
+            quantise(source, calibration, path)
 
 
 def stored_as(precision: str) -> Literal["fp32", "int8"]:

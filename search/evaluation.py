@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..profilers import Child, file_beside
+from ..profilers import Child
 from ..spaces import Architecture
 from ..spaces.errors import CandidateError, InterruptedStudyError
 from .files import write_text
@@ -76,9 +76,9 @@ class Bench:
         return self.folder.resolve() / "scratch"
 
     @property
-    def precisions(self) -> list[str]:
-        """Of the devices, in the study's order."""
-        return [device.precision for device in self.devices.values()]
+    def runtimes(self) -> list[list[str]]:
+        """Runtime and precision of each device, in the study's order."""
+        return [[device.runtime, device.precision] for device in self.devices.values()]
 
     def artifacts(self, arch_id: str) -> Path:
         return self.folder / "artifacts" / arch_id
@@ -214,7 +214,7 @@ class Evaluator:
         """Writes the model file of trained weights, and samples to compare it on; returns its size in megabytes."""
         deadline = self._deadline()
         paths = {"weights": str(weights), "model": str(model), "probe": str(probe)}
-        request = {"arch": architecture.to_json(), "precisions": self.bench.precisions, **paths}
+        request = {"arch": architecture.to_json(), "runtimes": self.bench.runtimes, **paths}
         return float(self._call(deadline, do="export", **request)["size_mb"])
 
     def _deadline(self) -> float:
@@ -241,7 +241,7 @@ class Evaluator:
                 seed=self._seed,
                 model=str(model),
                 probe=str(probe),
-                precisions=self.bench.precisions,
+                runtimes=self.bench.runtimes,
             )
             progress.seconds.update(told["seconds"])
             progress.uncounted.extend(told["uncounted"])
@@ -250,7 +250,7 @@ class Evaluator:
             for device in self.bench.measured:
                 self._latency(device, architecture.id, model, probe, progress)
         finally:
-            remove(model, file_beside(model, "int8"), *probe_files(probe))
+            remove(model, *(device.file(model) for device in self.bench.devices.values()), *probe_files(probe))
 
     def _latency(self, device: Device, arch_id: str, model: Path, probe: Path, progress: _Progress) -> None:
         with progress.timed("predict"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cost_models import AdditiveModel
-from ..profilers import Graph, LocalProfiler, Measurement, file_beside
+from ..profilers import Graph, Measurement, get_runtime, open_profiler
 from ..profilers.profiler import pool
 from ..spaces.errors import CandidateError, DataError
 from .files import read_json, write_json
@@ -74,11 +74,13 @@ class Device:
     ) -> None:
         self.name = name
         self.metric = f"latency_ms@{name}"
-        self.precision = spec.precision
+        self.runtime, self.precision = spec.runtime, spec.precision
         self._spec = cost_model
         self._folder = folder
         self._quiet = quiet
-        self._profiler = LocalProfiler(spec.runtime, spec.threads, spec.precision, deadline_s, log=folder / "run.log")
+        self._profiler = open_profiler(
+            spec.runtime, spec.threads, spec.precision, deadline_s=deadline_s, host=spec.host, log=folder / "run.log"
+        )
         self._lock = threading.Lock()
         self._samples: dict[str, tuple[Graph, float]] = {}
         self._model: AdditiveModel | None = None
@@ -101,7 +103,7 @@ class Device:
 
     def file(self, model: Path) -> Path:
         """Returns the file that this device runs, given the fp32 file of a network."""
-        return file_beside(model, self.precision)
+        return get_runtime(self.runtime).file(model, self.precision)
 
     def graph(self, model: Path) -> Graph:
         """Returns what the runtime really executes for a network."""

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..profilers import computed_metrics, file_beside, stored_as
-from ..profilers.onnx_file import quantise, write_onnx
+from ..profilers import OnnxBased, computed_metrics, get_runtime
+from ..profilers.onnx_file import write_onnx
 from ..profilers.serve import serve
 from ..spaces import Architecture, Space, load_space
 from ..spaces.errors import CandidateError, SpaceError
@@ -172,12 +172,21 @@ class Worker:
         if not torch.isfinite(y).all():
             raise CandidateError("non_finite", "an output of the network is not finite")
         write_onnx(model, x[:1], path)
-        precisions: list[str] = request["precisions"]
-        if "int8" in map(stored_as, precisions):
-            quantise(path, self._calibration(shape), file_beside(path, "int8"))
+        made = {path}
+        for name, precision in request["runtimes"]:
+            runtime = get_runtime(name)
+            file = runtime.file(path, precision)
+            if file in made:
+                continue
+            if isinstance(runtime, OnnxBased):
+                runtime.convert_file(path, file, precision, self._calibration(shape))
+            else:
+                runtime.convert(model, x[:1], file, precision, self._calibration(shape))
+            made.add(file)
         _save(probe.with_name(f"{probe.name}.x.npy"), x)
         _save(probe.with_name(f"{probe.name}.y.npy"), y)
-        return file_beside(path, precisions[0]).stat().st_size / 1e6
+        name, precision = request["runtimes"][0]
+        return get_runtime(name).file(path, precision).stat().st_size / 1e6
 
     def _calibration(self, shape: tuple[int, int, int]) -> Tensor:
         """Returns training samples, evenly spaced, as a network takes them."""

@@ -148,6 +148,7 @@ class FakeDevice:
     """Has a latency for every architecture, always the same."""
 
     predicts_only = False
+    runtime = "onnxruntime"
     precision = "fp32"
 
     def __init__(

@@ -25,7 +25,7 @@ def command(run: Path, network: str, formats: str, to: Path | None, as_json: boo
 
     ID is the id of a network on the verified front, or the beginning of it.
     """
-    from ...profilers import file_beside
+    from ...profilers import get_runtime
     from ..files import read_json, write_aside
     from ..run_data import RunData
 
@@ -39,8 +39,9 @@ def command(run: Path, network: str, formats: str, to: Path | None, as_json: boo
         hint = f": {len(found)} begin so" if found else did_you_mean(network, verified)
         raise UsageError(f"no network '{network}' on the verified front of {run}{hint}")
     source = run / "artifacts" / found[0]
-    precisions = [device.get("precision", "fp32") for device in (data.study.get("devices") or {}).values()]
-    models = [file_beside(Path(FILES[0]), precision).name for precision in precisions]
+    devices = (data.study.get("devices") or {}).values()
+    runtimes = [(get_runtime(each.get("runtime", "onnxruntime")), each.get("precision", "fp32")) for each in devices]
+    models = [runtime.file(Path(FILES[0]), precision).name for runtime, precision in runtimes]
     needed = tuple(dict.fromkeys([*FILES, *models]))
     missing = [name for name in needed if not (source / name).is_file()]
     if missing:

@@ -148,20 +148,23 @@ def _named(device: str) -> tuple[str, str]:
 
 
 def _profile(model: Path, runtime: str, precision: str, threads: int, folder: Path) -> _Profile:
-    from ...profilers import LocalProfiler, stored_as
-    from ...profilers.onnx_file import input_shape, is_quantised, quantise
+    from ...profilers import LocalProfiler, OnnxBased, get_runtime
+    from ...profilers.onnx_file import input_shape, is_quantised
 
-    file = model
+    found = get_runtime(runtime)
+    file = found.file(folder / model.name, precision)
     try:
         if is_quantised(model):
             precision = "int8"
-        elif stored_as(precision) == "int8":
+        if file.suffix == model.suffix and (precision != "int8" or is_quantised(model)):
+            file = model
+        elif not isinstance(found, OnnxBased):
+            raise DeviceError(f"{runtime} makes its files from torch modules, not from '{model}'")
+        elif not file.is_file():
             import torch
 
             torch.manual_seed(0)
-            file = folder / f"{model.stem}.int8.onnx"
-            if not file.is_file():
-                quantise(model, torch.randn(8, *input_shape(model)[1:]), file)
+            found.convert_file(model, file, precision, torch.randn(8, *input_shape(model)[1:]))
         with LocalProfiler(runtime, threads, precision) as profiler:
             told, graph = profiler.measure(file), profiler.graph(file)
             name, size_mb = f"{runtime}:{precision}", file.stat().st_size / 1e6

@@ -19,8 +19,14 @@ from torch import nn
 from hwnas.profilers import Artifact, Graph, LocalProfiler, Measurement, Runtime, get_runtime, runtime_names
 from hwnas.spaces.errors import CandidateError, DataError, DeviceError, DiskError
 
+SLOW = ("executorch", "litert")
+"""Their conversions take seconds."""
 
-@pytest.fixture(params=runtime_names(), scope="module")
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in runtime_names()],
+    scope="module",
+)
 def runtime(request: pytest.FixtureRequest) -> Runtime:
     found = get_runtime(request.param)
     available = found.available()
@@ -69,7 +75,7 @@ def network(seed: int = 0) -> nn.Module:
 @pytest.fixture(scope="module")
 def made(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Artifact]:
     model = network()
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    path = tmp_path_factory.mktemp("model") / f"model{runtime.suffix}"
     return model, runtime.convert(model, torch.zeros(1, 1, 8, 8), path)
 
 
@@ -106,7 +112,7 @@ def test_every_precision_agrees_with_torch(runtime: Runtime, tmp_path: Path) -> 
     model, x = network(), samples(32)
     expected = answers(model, x)
     for precision in runtime.precisions:
-        path = tmp_path / f"{precision}.onnx"
+        path = tmp_path / f"{precision}{runtime.suffix}"
         artifact = runtime.convert(model, torch.zeros(1, 1, 8, 8), path, precision, torch.from_numpy(x))
         assert artifact.precision == precision and os.listdir(tmp_path) == [path.name]
         try:
@@ -150,7 +156,7 @@ def test_a_bound_input_is_what_runs(runtime: Runtime, made: tuple[nn.Module, Art
 def test_conversion_prints_nothing(runtime: Runtime, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        runtime.convert(network(), torch.zeros(1, 1, 8, 8), tmp_path / "model.onnx")
+        runtime.convert(network(), torch.zeros(1, 1, 8, 8), tmp_path / f"model{runtime.suffix}")
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
 
@@ -162,7 +168,7 @@ class Unconvertible(nn.Module):
 
 def test_what_cannot_be_converted_fails_alone(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(CandidateError, match="no such luck") as raised:
-        runtime.convert(Unconvertible(), torch.zeros(1, 1, 8, 8), tmp_path / "model.onnx")
+        runtime.convert(Unconvertible(), torch.zeros(1, 1, 8, 8), tmp_path / f"model{runtime.suffix}")
     assert raised.value.code == "export"
     assert os.listdir(tmp_path) == []
 
@@ -170,20 +176,31 @@ def test_what_cannot_be_converted_fails_alone(runtime: Runtime, tmp_path: Path) 
 def test_a_place_that_cannot_be_written(runtime: Runtime, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="file"):
-        runtime.convert(network(), torch.zeros(1, 1, 8, 8), tmp_path / "file" / "model.onnx")
+        runtime.convert(network(), torch.zeros(1, 1, 8, 8), tmp_path / "file" / f"model{runtime.suffix}")
 
 
 def test_unknown_precision(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="int3"):
-        runtime.convert(network(), torch.zeros(1, 1, 8, 8), tmp_path / "model.onnx", precision="int3")
+        runtime.convert(network(), torch.zeros(1, 1, 8, 8), tmp_path / f"model{runtime.suffix}", precision="int3")
+
+
+def test_each_precision_has_a_file_of_its_own_or_shares_the_fp32_one(runtime: Runtime) -> None:
+    files = {precision: runtime.file(Path("a/model.onnx"), precision) for precision in runtime.precisions}
+    assert all(file.parent == Path("a") and file.suffix == runtime.suffix for file in files.values())
+    assert "int8" not in files or files["int8"] != files.get("fp32")
+
+
+def test_kernels_are_timed_or_there_are_none(runtime: Runtime, made: tuple[nn.Module, Artifact]) -> None:
+    kernels = runtime.kernels(made[1], runs=5)
+    assert all(kernel.name and kernel.op and kernel.ms >= 0 and kernel.placement for kernel in kernels)
 
 
 def test_files_that_are_no_model(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such"):
-        runtime.load(tmp_path / "none.onnx")
-    (tmp_path / "bad.onnx").write_bytes(b"\x00garbage" * 50)
+        runtime.load(tmp_path / f"none{runtime.suffix}")
+    (tmp_path / f"bad{runtime.suffix}").write_bytes(b"\x00garbage" * 50)
     with pytest.raises(CandidateError) as raised:
-        runtime.load(tmp_path / "bad.onnx")
+        runtime.load(tmp_path / f"bad{runtime.suffix}")
     assert raised.value.code == "export"
 
 
@@ -225,14 +242,14 @@ def test_the_profiler_measures_runs_and_describes(
     assert measurement.fingerprint["precision"] == "fp32"
 
 
-@pytest.mark.parametrize("bad", ["none.onnx", "bad.onnx"])
+@pytest.mark.parametrize("bad", ["none", "bad"])
 def test_the_profiler_survives_a_bad_file(
     runtime: Runtime, made: tuple[nn.Module, Artifact], tmp_path: Path, bad: str
 ) -> None:
-    (tmp_path / "bad.onnx").write_bytes(b"\x08garbage")
+    (tmp_path / f"bad{runtime.suffix}").write_bytes(b"\x08garbage")
     with LocalProfiler(runtime.name, budget_s=0.05, attempts=1, reference=tmp_path / "reference.json") as profiler:
         with pytest.raises((CandidateError, DataError)):
-            profiler.measure(tmp_path / bad)
+            profiler.measure(tmp_path / f"{bad}{runtime.suffix}")
         assert profiler.measure(made[1].path).median_ms > 0
 
 
@@ -254,7 +271,7 @@ class Products(nn.Module):
 def test_products_are_counted_or_named(runtime: Runtime, tmp_path: Path) -> None:
     everything = 8 * 8 * 32 + 2 * 8 * 8 * 32 + 64 * 4 * 4
     for precision in set(runtime.precisions) - {"bf16"}:
-        path = tmp_path / f"{precision}.onnx"
+        path = tmp_path / f"{precision}{runtime.suffix}"
         artifact = runtime.convert(Products(), torch.zeros(1, 1, 8, 8), path, precision, torch.from_numpy(samples(8)))
         graph = runtime.executed_graph(artifact)
         assert graph.macs == everything or graph.uncounted, precision
@@ -272,7 +289,7 @@ class NotFinite(nn.Module):
 
 
 def test_an_answer_that_is_not_finite(runtime: Runtime, tmp_path: Path) -> None:
-    artifact = runtime.convert(NotFinite(), torch.zeros(1, 1, 8, 8), tmp_path / "model.onnx")
+    artifact = runtime.convert(NotFinite(), torch.zeros(1, 1, 8, 8), tmp_path / f"model{runtime.suffix}")
     np.save(tmp_path / "x.npy", np.ones((1, 1, 8, 8), np.float32))
     with LocalProfiler(runtime.name, reference=tmp_path / "reference.json") as profiler:
         for ask in (lambda: profiler.measure(artifact.path), lambda: profiler.run(artifact.path, tmp_path / "x.npy")):
