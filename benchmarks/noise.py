@@ -89,7 +89,7 @@ def compare(models: list[Path], passes: int, pause_s: float, loaded: bool) -> li
         nonlocal noisy
         measurement = profiler.measure(model)
         noisy += measurement.quality == "noisy"
-        return measurement.median_ms
+        return measurement.latency_ms
 
     with spinning(loaded), LocalProfiler() as profiler:
         methods: dict[str, Callable[[Path], float]] = {"plain loop": plain_ms, "hwnas": ours}

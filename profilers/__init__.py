@@ -14,6 +14,7 @@ from .profiler import LocalProfiler, Profiler, open_profiler
 from .repeatability import Repeatability, measure_again
 from .runtime import Artifact, Availability, Kernel, OnnxBased, Runtime, Session, get_runtime, runtime_names, stored_as
 from .serve import serve
+from .store import MeasurementStore, Replay, Stored, digest_of
 
 __all__ = [
     "Artifact",
@@ -23,14 +24,18 @@ __all__ = [
     "Kernel",
     "LocalProfiler",
     "Measurement",
+    "MeasurementStore",
     "Node",
     "OnnxBased",
     "Profiler",
     "Repeatability",
+    "Replay",
     "Runtime",
     "Session",
+    "Stored",
     "computed_metrics",
     "conditions",
+    "digest_of",
     "fingerprint",
     "get_runtime",
     "measure_again",

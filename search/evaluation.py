@@ -263,7 +263,7 @@ class Evaluator:
             progress.foretold[device.metric] = predicted
         with progress.timed("measure"):
             parity(device, model, probe)
-            measured = device.measure(arch_id, model, graph)
+            measured = device.measure(arch_id, model, graph, inputs=probe_files(probe)[0])
         progress.learn({device.metric: measured}, surely=True)
 
     def _quality(self, architecture: Architecture, progress: _Progress, deadline: float) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cost_models import AdditiveModel
-from ..profilers import Graph, Measurement, get_runtime, open_profiler
-from ..profilers.profiler import pool
+from ..profilers import Graph, Measurement, MeasurementStore, Stored, get_runtime, open_profiler
+from ..profilers.measurement import pool
 from ..spaces.errors import CandidateError, DataError
 from .files import read_json, write_json
 from .metrics import Reading
@@ -78,9 +78,10 @@ class Device:
         self._spec = cost_model
         self._folder = folder
         self._quiet = quiet
-        self._profiler = open_profiler(
-            spec.runtime, spec.threads, spec.precision, deadline_s=deadline_s, host=spec.host, log=folder / "run.log"
+        profiler = open_profiler(
+            spec.runtime, spec.threads, spec.precision, host=spec.host, deadline_s=deadline_s, log=folder / "run.log"
         )
+        self._profiler = Stored(profiler, MeasurementStore())
         self._lock = threading.Lock()
         self._samples: dict[str, tuple[Graph, float]] = {}
         self._model: AdditiveModel | None = None
@@ -92,7 +93,7 @@ class Device:
             folder = self._folder / "artifacts" / arch_id
             graph, measured = folder / f"graph-{self.name}.json", folder / f"measurement-{self.name}.json"
             if graph.is_file() and measured.is_file():
-                self._samples[arch_id] = _read_graph(graph), read_measurement(measured).median_ms
+                self._samples[arch_id] = _read_graph(graph), read_measurement(measured).latency_ms
         with self._lock:
             self._model = None
         self._fit()
@@ -129,7 +130,9 @@ class Device:
         model: Path,
         graph: Graph | None = None,
         stem: str = "measurement",
+        inputs: Path | None = None,
         decided: Callable[[Reading], bool] = lambda reading: True,
+        processes: int = 1,
     ) -> Reading:
         """Measures a network and keeps every raw sample; with its graph, the cost model learns from it.
 
@@ -138,17 +141,23 @@ class Device:
             model: its fp32 file.
             graph: what the runtime executes for it, or None.
             stem: what the kept file's name begins with.
-            decided: says whether a reading is sure enough; while it is not, there are up to ATTEMPTS measurements, and
-                all samples of all of them count.
+            inputs: an .npy file of samples to run.
+            decided: says whether a reading is sure enough; while it is not, there are up to ATTEMPTS measurements, each
+                in a fresh process, and all of them count.
+            processes: how many there are at least; with more than one, none is taken from the store.
         """
         taken: list[Measurement] = []
         while True:
             with self._quiet.measuring():
-                taken.append(self._profiler.measure(self.file(model)))
+                if processes > 1:
+                    self._profiler.restart()
+                    taken.append(self._profiler.measure_again(self.file(model), inputs))
+                else:
+                    taken.append(self._profiler.measure(self.file(model), inputs))
             measurement = pool(taken)
             noisy = measurement.quality == "noisy"
-            reading = Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured", noisy)
-            if len(taken) == ATTEMPTS or decided(reading):
+            reading = Reading(measurement.latency_ms, measurement.low_ms, measurement.high_ms, "measured", noisy)
+            if len(taken) >= processes and (len(taken) >= ATTEMPTS or decided(reading)):
                 break
             if noisy:
                 time.sleep(CALM_S)
@@ -157,7 +166,7 @@ class Device:
         if graph is not None:
             write_json(folder / f"graph-{self.name}.json", graph.to_json())
             with self._lock:
-                self._samples[arch_id] = graph, measurement.median_ms
+                self._samples[arch_id] = graph, measurement.latency_ms
             self._fit()
         return reading
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +21,9 @@ import pytest
 
 from hwnas.profilers import Graph, Node
 from hwnas.search.metrics import Reading
+
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hwnas-tests-cache-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # A shell without job control starts background jobs with SIGINT ignored, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -172,9 +178,7 @@ class FakeDevice:
     def predict(self, graph: object) -> Reading | None:
         return None
 
-    def measure(
-        self, arch_id: str, model: Path, graph: object = None, stem: str = "", decided: object = None
-    ) -> Reading:
+    def measure(self, arch_id: str, model: Path, graph: object = None, stem: str = "", **how: object) -> Reading:
         value = 1.0 + chance("latency", arch_id)
         return Reading(value, 0.99 * value, 1.01 * value)
 

@@ -66,4 +66,4 @@ def _tested(runtime: str, threads: int) -> str:
         path = Path(folder) / "test.onnx"
         get_runtime(runtime).convert(model, torch.zeros(1, 3, 32, 32), path)
         told = profiler.measure(path)
-    return f"{told.median_ms:.4f} ms ({told.quality})"
+    return f"{told.latency_ms:.4f} ms ({told.quality})"

@@ -30,24 +30,22 @@ class _Profile:
     def times(self) -> dict[str, float]:
         told = self.told
         return {
-            "median": told.median_ms,
+            "latency": told.latency_ms,
             "low": told.low_ms,
             "high": told.high_ms,
+            "median": told.median_ms,
             "p90": told.p90_ms,
             "p99": told.p99_ms,
             "min": told.min_ms,
         }
-
-    @property
-    def samples(self) -> int:
-        return sum(map(len, self.told.blocks))
 
     def to_json(self, *, layers: bool) -> dict[str, Any]:
         return {
             "device": self.device,
             "latency_ms": self.times,
             "quality": self.told.quality,
-            "samples": self.samples,
+            "disturbances": list(self.told.disturbances),
+            "samples": self.told.samples,
             "size_mb": self.size_mb,
             "macs": self.graph.macs,
             "uncounted": list(self.graph.uncounted),
@@ -99,7 +97,7 @@ def command(model: Path, devices: tuple[str, ...], threads: int, layers: bool, a
         [
             profile.device,
             *(f"{value:.4g}" for value in profile.times.values()),
-            str(profile.samples),
+            str(profile.told.samples),
             profile.told.quality,
             str(len(profile.graph.nodes)),
             f"{profile.graph.macs:,}{' or more' if profile.graph.uncounted else ''}",
@@ -108,7 +106,7 @@ def command(model: Path, devices: tuple[str, ...], threads: int, layers: bool, a
         for profile in profiles
     ]
     print_table(headings, rows)
-    click.echo("low to high is the 90 % interval of the median; p90, p99 and min are of single inferences")
+    click.echo("latency is the floor, as on an undisturbed machine, low to high its 90 % interval; the rest is as seen")
     click.echo("MACs are of the executed operators, with what the runtime pads to")
     for profile in profiles:
         if profile.graph.uncounted:
@@ -116,7 +114,10 @@ def command(model: Path, devices: tuple[str, ...], threads: int, layers: bool, a
     for profile in profiles if layers else []:
         click.echo("")
         print_table([profile.device, "operator", "type", "output", "MACs", "bytes out"], _rows(profile.graph.nodes))
-    if any(profile.told.quality == "noisy" for profile in profiles):
+    for profile in profiles:
+        for reason in profile.told.disturbances:
+            say(f"noisy on {profile.device}: {reason}")
+    if any(profile.told.disturbances for profile in profiles):
         say("the machine was busy: measure again when it is idle; `hwnas doctor --noise` tells what it can resolve")
     next_command("hwnas", "doctor", "--noise")
 
