@@ -118,6 +118,7 @@ class LocalProfiler(Profiler):
         budget_s: longest time of timed inferences per attempt, in seconds.
         attempts: how often a noisy measurement is taken before it is kept as noisy.
         cores: of the machine, on which it runs; all when left out.
+        memory_mb: largest address space of the child in megabytes; a model that needs more fails with `oom`.
         log: file for what the child prints.
         reference: file that remembers the reference's usual time; None for the user's cache folder.
 
@@ -135,6 +136,7 @@ class LocalProfiler(Profiler):
         budget_s: float = CEILING_S,
         attempts: int = 3,
         cores: Sequence[int] = (),
+        memory_mb: int | None = None,
         log: Path | None = None,
         reference: Path | None = None,
     ) -> None:
@@ -152,10 +154,11 @@ class LocalProfiler(Profiler):
         """Why the device is not to be used any more; empty while it is sound."""
         one = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         env = {**one, "OMP_NUM_THREADS": str(threads)}
-        self.child = Child("hwnas.profilers.runner", [runtime], env=env, name=f"{runtime} runner", log=log)
+        how: dict[str, Any] = {"env": env, "name": f"{runtime} runner", "log": log}
+        self.child = Child("hwnas.profilers.runner", [runtime], private=True, memory_mb=memory_mb, **how)
         self._memory = ReferenceMemory(reference)
-        how = {"precision": precision, "threads": threads, "cores_used": self.cores, "protocol": VERSION}
-        self._fingerprint = {**fingerprint(runtime), **how}
+        own = {"precision": precision, "threads": threads, "cores_used": self.cores, "protocol": VERSION}
+        self._fingerprint = {**fingerprint(runtime), **own}
 
     def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
         """Times one inference of the model at `path`; repeats a noisy measurement, and the calm attempts count.

@@ -23,6 +23,7 @@ import numpy as np
 from ..spaces.errors import CandidateError, DataError, DeviceError
 from . import protocol
 from .fingerprint import conditions, fingerprint, used_shares
+from .isolation import cut_network
 from .runtime import Session, get_runtime
 from .serve import serve
 
@@ -30,6 +31,9 @@ __all__ = ["graph", "measure", "ping", "run"]
 
 Request = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[np.float32]]
+
+_network = True
+"""Whether this process can reach a network."""
 
 INPUTS = 4
 """Different random inputs, in turn, when none are given."""
@@ -81,6 +85,7 @@ def measure(request: Request) -> Request:
             "inputs": "given" if request.get("inputs") else "random",
             "preempted": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches,
             "process": os.getpid(),
+            "network": _network,
             **{name: after.get(name) for name in ("loadavg", "cpu_mhz", "celsius") if after.get(name) is not None},
             **used_shares(before, after, request["threads"]),
         },
@@ -118,7 +123,7 @@ def run(request: Request) -> Request:
 
 def ping(request: Request) -> Request:
     """Answers, so that the process is known to be up."""
-    return {"pong": True, "fingerprint": fingerprint(), "conditions": conditions()}
+    return {"pong": True, "network": _network, "fingerprint": fingerprint(), "conditions": conditions()}
 
 
 def _file(request: Request) -> tuple[Path, int, str]:
@@ -243,5 +248,6 @@ def _make_reference() -> Callable[[], float]:
 
 
 if __name__ == "__main__":
+    _network = not cut_network()  # before anything starts a thread
     import_module(sys.argv[1])  # the runtime: its import is not part of the first request
     serve({"graph": graph, "measure": measure, "ping": ping, "run": run})
