@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .child import Child
 from .computed import computed_metrics
+from .conversion import ConversionCache
 from .fingerprint import conditions, fingerprint
 from .graph import Graph, Node
 from .measurement import Measurement
@@ -20,6 +21,7 @@ __all__ = [
     "Artifact",
     "Availability",
     "Child",
+    "ConversionCache",
     "Graph",
     "Kernel",
     "LocalProfiler",

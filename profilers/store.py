@@ -139,10 +139,11 @@ class Stored(Profiler):
     Args:
         profiler: what measures.
         store: where measurements are kept.
+        ask: False to keep them, and never to look.
     """
 
-    def __init__(self, profiler: Profiler, store: MeasurementStore) -> None:
-        self.profiler, self.store = profiler, store
+    def __init__(self, profiler: Profiler, store: MeasurementStore, *, ask: bool = True) -> None:
+        self.profiler, self.store, self.ask = profiler, store, ask
         self.reused = 0
         """Number of measurements that did not have to be taken."""
 
@@ -155,14 +156,12 @@ class Stored(Profiler):
         return self.profiler.deadline_s
 
     def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
-        model, fingerprint = digest_of(path), self.profiler.fingerprint()
-        found = self.store.find(model, fingerprint)
-        if found is not None and not self.profiler.outdated(found):
-            self.reused += 1
-            return found
-        measurement = self.profiler.measure(path, inputs)
-        self.store.add(model, fingerprint, measurement)
-        return measurement
+        if self.ask:
+            found = self.store.find(digest_of(path), self.profiler.fingerprint())
+            if found is not None and not self.profiler.outdated(found):
+                self.reused += 1
+                return found
+        return self.measure_again(path, inputs)
 
     def measure_again(self, path: Path, inputs: Path | None = None) -> Measurement:
         """Measures without asking the store."""

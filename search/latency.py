@@ -67,10 +67,18 @@ class Device:
         folder: the run folder.
         quiet: shared by all devices of the study.
         deadline_s: longest time of one request to the runtime, in seconds.
+        reuse: take what was measured before from the user's store.
     """
 
     def __init__(
-        self, name: str, spec: DeviceSpec, cost_model: CostModelSpec, folder: Path, quiet: Quiet, deadline_s: float
+        self,
+        name: str,
+        spec: DeviceSpec,
+        cost_model: CostModelSpec,
+        folder: Path,
+        quiet: Quiet,
+        deadline_s: float,
+        reuse: bool = True,
     ) -> None:
         self.name = name
         self.metric = f"latency_ms@{name}"
@@ -81,7 +89,7 @@ class Device:
         profiler = open_profiler(
             spec.runtime, spec.threads, spec.precision, host=spec.host, deadline_s=deadline_s, log=folder / "run.log"
         )
-        self._profiler = Stored(profiler, MeasurementStore())
+        self._profiler = Stored(profiler, MeasurementStore(), ask=reuse)
         self._lock = threading.Lock()
         self._samples: dict[str, tuple[Graph, float]] = {}
         self._model: AdditiveModel | None = None
@@ -151,9 +159,9 @@ class Device:
             with self._quiet.measuring():
                 if processes > 1:
                     self._profiler.restart()
-                    taken.append(self._profiler.measure_again(self.file(model), inputs))
-                else:
-                    taken.append(self._profiler.measure(self.file(model), inputs))
+                again = processes > 1 or bool(taken)
+                ask = self._profiler.measure_again if again else self._profiler.measure
+                taken.append(ask(self.file(model), inputs))
             measurement = pool(taken)
             noisy = measurement.quality == "noisy"
             reading = Reading(measurement.latency_ms, measurement.low_ms, measurement.high_ms, "measured", noisy)

@@ -290,6 +290,9 @@ class RunSpec(Spec):
         default=1, ge=1, le=1024, description="torch threads of each worker; 1 is best for small networks"
     )
     storage: Literal["auto", "sqlite"] = Field(default="auto", description="auto: SQLite in the run folder")
+    reuse: bool = Field(
+        default=True, description="take what was measured before, of the same file on the same device, from the store"
+    )
     trial_timeout: Seconds = Field(
         default=600.0, title="duration", description="a trial that takes longer is stopped and fails: timeout"
     )

@@ -157,9 +157,7 @@ class FakeDevice:
     runtime = "onnxruntime"
     precision = "fp32"
 
-    def __init__(
-        self, name: str, spec: object, cost_model: object, folder: Path, quiet: object, deadline_s: float
-    ) -> None:
+    def __init__(self, name: str, spec: object, cost_model: object, folder: Path, quiet: object, *how: object) -> None:
         self.name, self.folder = name, folder
         self.metric = f"latency_ms@{name}"
 
