@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..profilers import Child
-    from .study_schema import CostModelSpec, DeviceSpec
+    from .study_schema import CostModelSpec, DeviceSpec, RunSpec
 
 __all__ = ["Device", "Quiet", "read_measurement"]
 
@@ -66,8 +66,7 @@ class Device:
         cost_model: of the study file.
         folder: the run folder.
         quiet: shared by all devices of the study.
-        deadline_s: longest time of one request to the runtime, in seconds.
-        reuse: take what was measured before from the user's store.
+        run: of the study file.
     """
 
     def __init__(
@@ -77,8 +76,7 @@ class Device:
         cost_model: CostModelSpec,
         folder: Path,
         quiet: Quiet,
-        deadline_s: float,
-        reuse: bool = True,
+        run: RunSpec,
     ) -> None:
         self.name = name
         self.metric = f"latency_ms@{name}"
@@ -86,10 +84,9 @@ class Device:
         self._spec = cost_model
         self._folder = folder
         self._quiet = quiet
-        profiler = open_profiler(
-            spec.runtime, spec.threads, spec.precision, host=spec.host, deadline_s=deadline_s, log=folder / "run.log"
-        )
-        self._profiler = Stored(profiler, MeasurementStore(), ask=reuse)
+        how: dict[str, Any] = {"host": spec.host, "deadline_s": run.trial_timeout, "log": folder / "run.log"}
+        profiler = open_profiler(spec.runtime, spec.threads, spec.precision, **how)
+        self._profiler = Stored(profiler, MeasurementStore(), ask=run.reuse)
         self._lock = threading.Lock()
         self._samples: dict[str, tuple[Graph, float]] = {}
         self._model: AdditiveModel | None = None

@@ -252,9 +252,7 @@ class Study:
         write_text(self.folder / "study.yaml", dump_study(self.spec))
         quiet = Quiet()
         devices = {
-            name: Device(
-                name, device, self.spec.cost_model, self.folder, quiet, self.spec.run.trial_timeout, self.spec.run.reuse
-            )
+            name: Device(name, device, self.spec.cost_model, self.folder, quiet, self.spec.run)
             for name, device in self.spec.devices.items()
         }
         board = RungBoard([rung.keep for rung in self.spec.quality.rungs if rung.keep is not None])
