@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..cost_models import AdditiveModel
 from ..profilers import Graph, Measurement, MeasurementStore, Stored, get_runtime, open_profiler
