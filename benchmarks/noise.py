@@ -139,9 +139,8 @@ def main() -> int:
     for row in rows:
         noisy, inside = ("" if row[name] is None else f"{row[name]:.0%}" for name in ("noisy_share", "inside_share"))
         differences = " ".join(f"{row[f'{n}_difference']:8.1%}" for n in ("median", "resolvable", "worst"))
-        print(
-            f"{row['state']:8} {row['method']:12} {row['kendall']:8.3f} {differences} {row['seconds']:10.2f} {noisy:>7} {inside:>7}"
-        )
+        shares = f"{row['seconds']:10.2f} {noisy:>7} {inside:>7}"
+        print(f"{row['state']:8} {row['method']:12} {row['kendall']:8.3f} {differences} {shares}")
     print(f"load before: {before:.2f} on {os.cpu_count()} cores; 'quiet' is as quiet as the machine was")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

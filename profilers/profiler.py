@@ -20,7 +20,7 @@ from .protocol import CEILING_S, SLOW, VERSION
 from .reference import ReferenceMemory
 from .runtime import get_runtime
 
-__all__ = ["LocalProfiler", "Profiler", "open_profiler"]
+__all__ = ["LocalProfiler", "Profiler", "measured", "open_profiler"]
 
 
 _FATAL = ("crash", "timeout", "oom", "bad_result")
@@ -252,6 +252,19 @@ class LocalProfiler(Profiler):
         if isinstance(reference, float) and reference > 0:
             self._memory.add(reference)
         return measurement
+
+
+def measured(profiler: Profiler, path: Path, inputs: Path | None = None, processes: int = 1) -> Measurement:
+    """Measures a model in several fresh processes, which together are one measurement.
+
+    Raises:
+        CandidateError, DeviceError: as `Profiler.measure`.
+    """
+    taken = []
+    for _ in range(processes):
+        profiler.restart()
+        taken.append(profiler.measure(path, inputs))
+    return pool(taken)
 
 
 def open_profiler(

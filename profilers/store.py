@@ -64,7 +64,7 @@ class MeasurementStore:
         with self._open() as opened:
             if opened is None:
                 return None
-            sought = "SELECT check_sum, body FROM measurements WHERE model = ? AND device = ? ORDER BY taken_s DESC"
+            sought = "SELECT check_sum, body FROM measurements WHERE model = ? AND device = ? ORDER BY rowid DESC"
             for check_sum, body in opened.execute(sought, (model, _key(fingerprint))):
                 found = self._read(check_sum, body)
                 if found is not None and found.quality == "ok":

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ...profilers import Graph, Measurement, Node
 
 
+PROCESSES = 2
+"""Fresh processes that measure each device."""
+
+
 @dataclass(frozen=True)
 class _Profile:
     """What one device said of the model."""
@@ -149,8 +153,9 @@ def _named(device: str) -> tuple[str, str]:
 
 
 def _profile(model: Path, runtime: str, precision: str, threads: int, folder: Path) -> _Profile:
-    from ...profilers import LocalProfiler, OnnxBased, get_runtime
+    from ...profilers import LocalProfiler, MeasurementStore, OnnxBased, Stored, get_runtime
     from ...profilers.onnx_file import input_shape, is_quantised
+    from ...profilers.profiler import measured
 
     found = get_runtime(runtime)
     file = found.file(folder / model.name, precision)
@@ -166,8 +171,9 @@ def _profile(model: Path, runtime: str, precision: str, threads: int, folder: Pa
 
             torch.manual_seed(0)
             found.convert_file(model, file, precision, torch.randn(8, *input_shape(model)[1:]))
-        with LocalProfiler(runtime, threads, precision) as profiler:
-            told, graph = profiler.measure(file), profiler.graph(file)
+        with Stored(LocalProfiler(runtime, threads, precision), MeasurementStore(), ask=False) as profiler:
+            told = measured(profiler, file, processes=PROCESSES)
+            graph = profiler.graph(file)
             name, size_mb = f"{runtime}:{precision}", file.stat().st_size / 1e6
             return _Profile(name, told, graph, profiler.fingerprint(), size_mb)
     except CandidateError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,18 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     memory = ReferenceMemory(tmp_path / "file" / "reference.json")
     memory.add(1e-5)
     memory.save()
+
+
+@pytest.mark.parametrize("jump_s", [-90_000.0, 90_000.0])
+def test_after_a_jump_of_the_clock_the_reference_is_learned_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    memory = ReferenceMemory(tmp_path / "reference.json")
+    memory.add(1e-5)
+    memory.save()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + jump_s)
+    again = ReferenceMemory(tmp_path / "reference.json")
+    assert again.usual_s is None
+    again.add(2e-5)
+    assert again.usual_s == 2e-5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,18 @@ def test_the_last_that_is_not_noisy_counts(store: MeasurementStore) -> None:
     for value in (1.0, 2.0):
         store.add("a", DEVICE, measured(value))
     store.add("a", DEVICE, measured(3.0, slowdown=2.0))
+    found = store.find("a", DEVICE)
+    assert found is not None and found.latency_ms == 2.0
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
+def test_a_clock_that_jumps_does_not_change_which_is_last(
+    store: MeasurementStore, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    store.add("a", DEVICE, measured(1.0))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + jump_s)
+    store.add("a", DEVICE, measured(2.0))
     found = store.find("a", DEVICE)
     assert found is not None and found.latency_ms == 2.0
 
