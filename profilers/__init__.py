@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from .child import Child
 from .computed import computed_metrics
+from .energy import Energy
 from .fingerprint import conditions, fingerprint
 from .graph import Graph, Node
 from .measurement import Measurement
+from .memory import Memory
+from .meter import Meter, find_meter, meter_names, open_meter
 from .profiler import LocalProfiler, Profiler, open_profiler
 from .repeatability import Repeatability, measure_again
 from .runtime import Artifact, Availability, Kernel, OnnxBased, Runtime, Session, get_runtime, runtime_names, stored_as
@@ -19,10 +22,13 @@ __all__ = [
     "Artifact",
     "Availability",
     "Child",
+    "Energy",
     "Graph",
     "Kernel",
     "LocalProfiler",
     "Measurement",
+    "Memory",
+    "Meter",
     "Node",
     "OnnxBased",
     "Profiler",
@@ -31,9 +37,12 @@ __all__ = [
     "Session",
     "computed_metrics",
     "conditions",
+    "find_meter",
     "fingerprint",
     "get_runtime",
     "measure_again",
+    "meter_names",
+    "open_meter",
     "open_profiler",
     "runtime_names",
     "serve",

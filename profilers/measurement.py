@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..spaces.errors import CandidateError
+from .energy import Energy
 
 __all__ = ["Measurement"]
 
@@ -53,6 +54,7 @@ class Measurement:
         conditions: load, stolen time, reference, attempts.
         fingerprint: of the device and runtime.
         process: id of the process that measured.
+        energy: of one inference, None when no meter was asked for.
 
     >>> Measurement(((1.0, 1.2, 1.1), (1.1, 1.1, 1.1)), warmup=3).median_ms
     1.1
@@ -64,6 +66,7 @@ class Measurement:
     fingerprint: Mapping[str, Any] | None = None
     process: int = 0
     disturbance: tuple[float, ...] = ()
+    energy: Energy | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks or not all(self.blocks):
@@ -148,6 +151,7 @@ class Measurement:
             "conditions": dict(self.conditions or {}),
             "fingerprint": dict(self.fingerprint or {}),
             "process": self.process,
+            **({} if self.energy is None else {"energy": self.energy.to_json()}),
         }
 
     @classmethod
@@ -158,7 +162,7 @@ class Measurement:
             CandidateError: `bad_result`, it is not of that form or holds a time that is no finite number above 0.
         """
         try:
-            unknown = set(data) - {"blocks", "disturbance", "warmup", "conditions", "fingerprint", "process"}
+            unknown = set(data) - {"blocks", "disturbance", "warmup", "conditions", "fingerprint", "process", "energy"}
             if unknown:
                 raise ValueError(f"unknown keys {sorted(unknown)}")
             if sum(len(block) for block in data["blocks"]) > MAX_SAMPLES:
@@ -170,6 +174,7 @@ class Measurement:
                 conditions=dict(data.get("conditions", {})),
                 fingerprint=dict(data.get("fingerprint", {})),
                 process=int(data.get("process", 0)),
+                energy=Energy.from_json(data["energy"]) if "energy" in data else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CandidateError("bad_result", f"not a measurement: {error}"[:300]) from None

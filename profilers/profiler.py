@@ -12,8 +12,11 @@ from typing import Any, ClassVar, Literal, Self
 
 from ..spaces.errors import DeviceError
 from .child import Child
+from .energy import LONGEST_S, Energy, estimated_energy
 from .graph import Graph
 from .measurement import QUIET, Measurement
+from .memory import Memory
+from .meter import MODEL, NONE, stated_watts
 from .reference import ReferenceMemory
 
 __all__ = ["LocalProfiler", "Profiler", "open_profiler", "pool"]
@@ -96,8 +99,10 @@ class LocalProfiler(Profiler):
         attempts: how often a noisy measurement is repeated before it is kept as noisy.
         log: file for what the child prints.
         reference: file that remembers the reference's usual time; None for the user's cache folder.
+        meter: what tells the energy, `{"use": NAME, …}`; see `hwnas.profilers.meter`. None measures no energy.
 
     Raises:
+        UsageError: the energy model has no power.
         DeviceError: the runtime is missing or unknown, or cannot do the precision.
     """
 
@@ -112,6 +117,7 @@ class LocalProfiler(Profiler):
         attempts: int = 3,
         log: Path | None = None,
         reference: Path | None = None,
+        meter: Mapping[str, Any] | None = None,
     ) -> None:
         from .runtime import get_runtime
 
@@ -128,6 +134,8 @@ class LocalProfiler(Profiler):
         env = {**one, "OMP_NUM_THREADS": str(threads)}
         self.child = Child("hwnas.profilers.runner", [runtime], env=env, name=f"{runtime} runner", log=log)
         self._memory = ReferenceMemory(reference)
+        self._watts = stated_watts(meter)
+        self._meter = None if meter is None or meter["use"] in (MODEL, NONE) else dict(meter)
 
     def measure(self, path: Path) -> Measurement:
         """Times one inference of the model at `path`; repeats a noisy measurement and keeps the quietest blocks of all.
@@ -138,12 +146,26 @@ class LocalProfiler(Profiler):
         taken: list[Measurement] = []
         end = time.monotonic() + self.deadline_s
         while True:
-            got = self._measure_once(path, max(end - time.monotonic(), 0.1))
+            # the energy is taken once: a noisy latency does not make it noisy
+            meter = None if any(item.energy for item in taken) else self._meter
+            got = self._measure_once(path, max(end - time.monotonic(), 0.1), meter)
             taken.append(got)
             pooled = pool(taken)
             enough = pooled.quality == "ok" or len(taken) >= self.attempts
             if enough or time.monotonic() + 2 * self.budget_s > end:
-                return pooled
+                return pooled if self._watts is None else replace(pooled, energy=_estimate(self._watts, pooled))
+
+    def memory(self, path: Path) -> Memory:
+        """Says how much memory a model takes, in a process of its own that has loaded no other.
+
+        Raises:
+            CandidateError, DeviceError: as `measure`.
+        """
+        self.child.close()
+        try:
+            return Memory.from_json(self._ask("memory", path))
+        finally:
+            self.child.close()
 
     def graph(self, path: Path) -> Graph:
         return Graph.from_json(self._ask("graph", path)["graph"])
@@ -180,8 +202,9 @@ class LocalProfiler(Profiler):
         request: Mapping[str, Any] = {"do": do, "path": str(path.resolve()), **how, **more}
         return self.child.call(request, self.deadline_s if deadline_s is None else deadline_s)
 
-    def _measure_once(self, path: Path, deadline_s: float) -> Measurement:
-        answer = self._ask("measure", path, deadline_s, budget_s=self.budget_s, usual_s=self._memory.usual_s)
+    def _measure_once(self, path: Path, deadline_s: float, meter: Mapping[str, Any] | None) -> Measurement:
+        how = {"budget_s": self.budget_s, "usual_s": self._memory.usual_s, "meter": meter}
+        answer = self._ask("measure", path, deadline_s + (LONGEST_S if meter else 0.0), **how)
         measurement = Measurement.from_json(answer)
         reference = (measurement.conditions or {}).get("reference_s")
         if isinstance(reference, float) and reference > 0:
@@ -197,6 +220,7 @@ def open_profiler(
     deadline_s: float = 60.0,
     host: str = "local",
     log: Path | None = None,
+    meter: Mapping[str, Any] | None = None,
 ) -> Profiler:
     """The profiler of a device: host, runtime, precision and threads.
 
@@ -205,7 +229,7 @@ def open_profiler(
     """
     if host != "local":
         raise DeviceError(f"no host '{host}' in this version (available: local)")
-    return LocalProfiler(runtime, threads, precision, deadline_s, log=log)
+    return LocalProfiler(runtime, threads, precision, deadline_s, log=log, meter=meter)
 
 
 def pool(taken: Sequence[Measurement]) -> Measurement:
@@ -225,4 +249,9 @@ def pool(taken: Sequence[Measurement]) -> Measurement:
             "usual_s": best,
             "attempts": sum(int((item.conditions or {}).get("attempts", 1)) for item in taken),
         },
+        energy=next((item.energy for item in taken if item.energy), None),
     )
+
+
+def _estimate(watts: float, measurement: Measurement) -> Energy:
+    return estimated_energy(watts, measurement.low_ms, measurement.median_ms, measurement.high_ms)

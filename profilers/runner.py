@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 
 from ..spaces.errors import CandidateError, DataError
+from .energy import measured_energy
 from .fingerprint import conditions, fingerprint, stolen_share
+from .memory import measure_memory
 from .runtime import Session, get_runtime
 from .serve import serve
 
-__all__ = ["graph", "measure", "ping", "run"]
+__all__ = ["graph", "measure", "memory", "ping", "run"]
 
 Request = dict[str, Any]
 
@@ -44,7 +46,8 @@ _REFERENCE_REPEATS = 12
 def measure(request: Request) -> Request:
     """Times a model, with a reference between the blocks.
 
-    Request: `budget_s`; `usual_s`: the reference's usual time as far as known; `seed` of the input.
+    Request: `budget_s`; `usual_s`: the reference's usual time as far as known; `seed` of the input; `meter`: options of
+    the meter that then takes the energy of the same inference, or nothing.
 
     Raises:
         CandidateError: `export` when the model does not load, `non_finite` when its output is not finite.
@@ -76,6 +79,7 @@ def measure(request: Request) -> Request:
             "loadavg": before["loadavg"],
             **stolen_share(before, conditions()),
         },
+        **({"energy": measured_energy(infer, request["meter"]).to_json()} if request.get("meter") else {}),
     }
 
 
@@ -116,6 +120,19 @@ def run(request: Request) -> Request:
     finally:
         aside.unlink(missing_ok=True)
     return {"samples": len(result), "shape": list(result.shape)}
+
+
+def memory(request: Request) -> Request:
+    """Says how much memory a model takes; for a process that has not loaded one before."""
+
+    def load_and_run() -> None:
+        session = _open(request)
+        x = _input(session.input_shape, 0)
+        infer = session.bind(x)
+        for _ in range(MIN_WARMUP):
+            infer()
+
+    return measure_memory(load_and_run, lambda: get_runtime(request["runtime"]).arena_bytes(*_file(request))).to_json()
 
 
 def ping(request: Request) -> Request:
@@ -199,4 +216,4 @@ def _make_reference() -> Callable[[], float]:
 
 if __name__ == "__main__":
     import_module(sys.argv[1])  # the runtime: its import is not part of the first request
-    serve({"graph": graph, "measure": measure, "ping": ping, "run": run})
+    serve({"graph": graph, "measure": measure, "memory": memory, "ping": ping, "run": run})

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..spaces import Architecture
 from ..spaces.errors import CandidateError, DataError
+from .energy import demand, needed
 from .evaluation import Bench, Evaluator, parity, probe_files, remove
 from .files import read_json, write_json
 from .frames import Row, objective_values, write_parquet
@@ -183,7 +184,7 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
         for each in bench.devices.values():
             differences[each.name] = parity(each, folder / "model.onnx", probe)
             if each in bench.measured:
-                readings[each.metric] = _measured(bench, each, row.arch_id, folder / "model.onnx")
+                readings |= _measured(bench, each, row.arch_id, folder / "model.onnx")
         if bench.measured:
             write_parquet(_layers(bench, folder / "model.onnx"), folder / "layers.parquet", schema_version=1)
     finally:
@@ -238,7 +239,7 @@ def _layers(bench: Bench, model: Path) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"macs": "Int64"})  # which has a null for what cannot be counted
 
 
-def _measured(bench: Bench, device: Device, arch_id: str, model: Path) -> Reading:
+def _measured(bench: Bench, device: Device, arch_id: str, model: Path) -> dict[str, Reading]:
     """Measures the file that is shipped; again when it was noisy, or leaves open whether a limit holds."""
     limits = [limit for limit in bench.spec.limits if str(limit.metric) == device.metric]
 
@@ -247,7 +248,9 @@ def _measured(bench: Bench, device: Device, arch_id: str, model: Path) -> Readin
             limit.surely_met_by(reading) or limit.surely_broken_by(reading) for limit in limits
         )
 
-    return device.measure(arch_id, model, stem=VERIFIED, decided=decided)
+    measured = device.measure(arch_id, model, stem=VERIFIED, decided=decided)
+    demand(needed(bench.spec), measured)
+    return measured
 
 
 def _broken(limits: Sequence[Limit], readings: Mapping[str, Reading]) -> str:

@@ -174,9 +174,9 @@ class FakeDevice:
 
     def measure(
         self, arch_id: str, model: Path, graph: object = None, stem: str = "", decided: object = None
-    ) -> Reading:
+    ) -> dict[str, Reading]:
         value = 1.0 + chance("latency", arch_id)
-        return Reading(value, 0.99 * value, 1.01 * value)
+        return {self.metric: Reading(value, 0.99 * value, 1.01 * value)}
 
     def outputs(self, model: Path, inputs: Path) -> Any:
         return np.ones((len(np.load(inputs)), 10), np.float32)
