@@ -121,9 +121,8 @@ class NvmlMeter(Meter):
 
     def __init__(self, gpu: int = 0) -> None:
         self._nvml = self._library()
-        self._gpu = self._ask("nvmlInit", lambda: self._nvml.nvmlInit()) or self._ask(
-            f"GPU {gpu}", lambda: self._nvml.nvmlDeviceGetHandleByIndex(gpu)
-        )
+        self._ask("nvmlInit", lambda: self._nvml.nvmlInit())
+        self._gpu = self._ask(f"GPU {gpu}", lambda: self._nvml.nvmlDeviceGetHandleByIndex(gpu))
         self.covers = f"GPU {gpu}"
         self.mark()
 

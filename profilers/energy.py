@@ -33,8 +33,8 @@ STEPS = 50
 LEAST_S, MOST_S = 0.2, 4.0
 """Shortest and longest window."""
 
-LONGEST_S = 60.0
-"""More than all windows together take."""
+LATEST_S, LONGEST_S = 45.0, 60.0
+"""No window begins later than this, and more than all windows together take."""
 
 SETTLE_S = 0.05
 """Untimed inferences before a busy window: the clock of an idle processor rises again."""
@@ -181,7 +181,11 @@ def estimated_energy(watts: float, low_ms: float, median_ms: float, high_ms: flo
 def _measured(
     infer: Callable[[], object], meter: Meter, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> Energy:
+    latest = clock() + LATEST_S
+
     def busy(window_s: float) -> _Window:
+        if clock() > latest:
+            raise DeviceError(f"inferences are too slow to fill {WINDOWS} windows in {LATEST_S:g} s")
         _repeat(infer, SETTLE_S, clock)
         return _window(meter, lambda: _repeat(infer, window_s, clock), clock)
 

@@ -72,9 +72,13 @@ class SampledMeter(Meter):
         self._failed: Exception | None = None
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self._begun = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True, name=f"meter {self.name}")
-        self._take()
         self._thread.start()
+        if not self._begun.wait(LATEST_S + 2 * self.interval_s):  # not in this thread: a serial line may hang
+            raise DeviceError(f"meter '{self.name}' says nothing")
+        if self._failed is not None:
+            raise DeviceError(str(self._failed)) from None
 
     @abstractmethod
     def watts(self) -> float:
@@ -98,15 +102,17 @@ class SampledMeter(Meter):
 
     def close(self) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(LATEST_S)
 
     def _sample(self) -> None:
-        while not self._over.wait(self.interval_s):
-            try:
+        try:
+            while not self._over.is_set():
                 self._take()
-            except Exception as error:  # also of a plug-in; told by `between_mj`
-                self._failed = error
-                return
+                self._begun.set()
+                self._over.wait(self.interval_s)
+        except Exception as error:  # also of a plug-in; told by the constructor or by `between_mj`
+            self._failed = error
+            self._begun.set()
 
     def _take(self) -> None:
         before = time.monotonic()

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from metering import LAPTOP, SERVER, install_fake_adb, install_plugin, make_ina, make_powercap, set_energy
 
 from hwnas.profilers import Meter, find_meter, meter_names, open_meter
 from hwnas.profilers.counters import NvmlMeter, RaplMeter
@@ -24,7 +19,68 @@ from hwnas.profilers.meter_log import CsvMeter
 from hwnas.profilers.power import AdbBatteryMeter, InaMeter, integral_mj
 from hwnas.spaces.errors import DeviceError, UsageError
 
+Install = Callable[[str, str], None]
 DAY_S = 86_400.0
+
+# A laptop of one package and a server of two, as their /sys/class/powercap is laid out: name, energy_uj and
+# max_energy_range_uj of each domain; the folders of cores and memory stand beside those of the packages.
+LAPTOP = {
+    "intel-rapl:0": ("package-0", 262_143_328_850),
+    "intel-rapl:0:0": ("core", 262_143_328_850),
+    "intel-rapl:0:1": ("uncore", 262_143_328_850),
+    "intel-rapl:1": ("psys", 262_143_328_850),
+    "intel-rapl-mmio:0": ("package-0", 262_143_328_850),
+}
+SERVER = {
+    "intel-rapl:0": ("package-0", 262_143_328_850),
+    "intel-rapl:0:0": ("dram", 65_712_999_613),
+    "intel-rapl:1": ("package-1", 262_143_328_850),
+    "intel-rapl:1:0": ("dram", 65_712_999_613),
+}
+
+
+def make_powercap(root: Path, domains: Mapping[str, tuple[str, int]] = LAPTOP, energy_uj: int = 52_649_883_221) -> Path:
+    """Lays out a powercap folder."""
+    (root / "intel-rapl").mkdir(parents=True)
+    for name, (label, size) in domains.items():
+        (root / name).mkdir()
+        (root / name / "name").write_text(f"{label}\n")
+        (root / name / "max_energy_range_uj").write_text(f"{size}\n")
+        set_energy(root, name, energy_uj)
+    return root
+
+
+def set_energy(root: Path, domain: str, energy_uj: int) -> None:
+    (root / domain / "energy_uj").write_text(f"{energy_uj}\n")
+
+
+def make_ina(
+    root: Path, labels: Sequence[str] = ("VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"), milliamperes: int = 400
+) -> Path:
+    """Lays out the hwmon folder of a Jetson Orin Nano: 5 V on each channel."""
+    (root / "hwmon0").mkdir(parents=True)
+    (root / "hwmon0" / "name").write_text("tmp451\n")
+    folder = root / "hwmon1"
+    folder.mkdir()
+    (folder / "name").write_text("ina3221\n")
+    for number, label in enumerate(labels, start=1):
+        (folder / f"in{number}_label").write_text(f"{label}\n")
+        (folder / f"in{number}_input").write_text("5000\n")
+        (folder / f"curr{number}_input").write_text("400\n")
+    return root
+
+
+def install_fake_adb(folder: Path, answer: str, code: int = 0) -> Path:
+    """Writes a program `adb` that keeps its arguments and gives one answer; the folder goes on the path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "answer").write_text(answer)
+    program = folder / "adb"
+    program.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder}/asked\n'
+        f"{'cat' if code == 0 else 'cat >&2'} < {folder}/answer\nexit {code}\n"
+    )
+    program.chmod(0o755)
+    return folder
 
 
 @pytest.mark.parametrize("name", ["rapl", "ina", "nvml", "adb", "csv"])
@@ -250,7 +306,13 @@ def test_the_battery_of_a_phone(adb: Path) -> None:
     assert meter.watts() == pytest.approx(1.0)
     folder = "/sys/class/power_supply/battery"
     asked = (adb / "asked").read_text().split()
-    assert asked == ["-s", "R5CR30", "shell", "cat", *(f"{folder}/{n}" for n in ("current_now", "voltage_now", "status"))]
+    assert asked == [
+        "-s",
+        "R5CR30",
+        "shell",
+        "cat",
+        *(f"{folder}/{n}" for n in ("current_now", "voltage_now", "status")),
+    ]
     meter.close()
 
 
@@ -433,6 +495,8 @@ def test_a_log_whose_own_clock_jumps_is_told(tmp_path: Path, jump_s: float, says
 SERIAL = '''
 """A meter behind a serial line that writes a line of volts and amperes for each sample, as many bench meters do."""
 
+import os
+
 from hwnas.profilers import Availability
 from hwnas.profilers.power import SampledMeter
 
@@ -443,19 +507,22 @@ class SerialMeter(SampledMeter):
     interval_s = 0.001
 
     def __init__(self, port: str) -> None:
-        self.line = open(port, encoding="ascii")
+        self.line, self.rest = os.open(port, os.O_RDONLY | os.O_NOCTTY), b""
         super().__init__()
 
     def close(self) -> None:
         super().close()
-        self.line.close()
+        os.close(self.line)
 
     @staticmethod
     def available() -> Availability:
         return Availability(False, missing="no port named", install="{use: bench, port: /dev/ttyUSB0}")
 
     def watts(self) -> float:
-        volts, amperes = self.line.readline().split()
+        while b"\\n" not in self.rest:
+            self.rest += os.read(self.line, 64)
+        sample, _, self.rest = self.rest.partition(b"\\n")
+        volts, amperes = sample.split()
         return float(volts) * float(amperes)
 '''
 
@@ -479,8 +546,8 @@ def serial_line() -> Iterator[str]:
     os.close(theirs)
 
 
-def test_a_serial_meter_is_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serial_line: str) -> None:
-    monkeypatch.syspath_prepend(install_plugin(tmp_path / "site", SERIAL, "bench = bench_meter:SerialMeter"))
+def test_a_serial_meter_is_a_plugin(tmp_path: Path, install_meter: Install, serial_line: str) -> None:
+    install_meter(SERIAL, "bench = bench_meter:SerialMeter")
     assert "bench" in meter_names()
     meter = open_meter({"use": "bench", "port": serial_line})
     energy_mj, seconds = window(meter)
@@ -490,13 +557,22 @@ def test_a_serial_meter_is_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         open_meter({"use": "bench", "port": str(tmp_path / "none")})
 
 
+def test_a_silent_line_is_told(install_meter: Install) -> None:
+    install_meter(SERIAL, "bench = silent_meter:SerialMeter")
+    ours, theirs = pty.openpty()
+    with pytest.raises(DeviceError, match="meter 'bench' says nothing"):
+        open_meter({"use": "bench", "port": os.ttyname(theirs)})
+    os.write(ours, b"12.0 0.5\n")  # so that its thread ends
+    time.sleep(0.1)
+    os.close(ours)
+    os.close(theirs)
+
+
 @pytest.mark.parametrize(
     ("code", "says"), [("import nothing_of_that_name", "cannot be loaded: ModuleNotFoundError"), ("No = 3", "is a int")]
 )
-def test_a_broken_plugin_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str) -> None:
+def test_a_broken_plugin_is_told(install_meter: Install, code: str, says: str) -> None:
     entry = f"broken = broken_meter_{len(code)}:No"
-    monkeypatch.syspath_prepend(install_plugin(tmp_path / "site", code, entry))
+    install_meter(code, entry)
     with pytest.raises(DeviceError, match=says):
         find_meter("broken")
-
-

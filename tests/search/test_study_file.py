@@ -110,12 +110,6 @@ def test_absent_devices_are_device_errors(device: str, says: str) -> None:
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["limits: [energy_mj@cpu <= 1]", "track: [energy_mj@cpu]"])
-def test_energy_needs_a_meter(line: str) -> None:
-    with pytest.raises(DeviceError, match="no energy meter"):
-        load_study_text(LEAST + line)
-
-
 def test_wrong_file_comes_before_absent_device() -> None:
     text = LEAST.replace("{cpu: {}}", "{cpu: {runtime: ncnn}}") + "serch: {}\n"
     assert "did you mean 'search'?" in fails(text)
