@@ -21,7 +21,9 @@ __all__ = ["AUTO", "MODEL", "NONE", "Meter", "find_meter", "meter_help", "meter_
 GROUP = "hwnas.meters"
 """Entry point group of plug-ins."""
 
-AUTO, MODEL, NONE = "auto", "model", "none"
+AUTO = "auto"
+MODEL = "model"
+NONE = "none"
 """Names that are no meters: the first one that is here; a stated number of watts; nothing."""
 
 

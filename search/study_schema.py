@@ -200,8 +200,8 @@ class DeviceSpec(Spec):
     meter: MeterField = Field(
         default={"use": "auto"},
         title="name or mapping",
-        description="what tells energy_mj: auto (the first meter that is here), none, rapl, ina, nvml, adb, csv, a "
-        "plug-in, or {use: NAME, OPTION: …}; see energy.md",
+        description="what tells energy_mj: auto (the first that is here), none, a name, or {use: NAME, OPTION: …}; "
+        "see energy.md",
     )
 
     @model_validator(mode="before")

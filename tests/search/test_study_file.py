@@ -52,6 +52,7 @@ def test_least_file_gets_every_default() -> None:
         "runtime": "onnxruntime",
         "precision": "fp32",
         "threads": 1,
+        "meter": {"use": "auto"},
     }
     assert [objective.direction for objective in spec.objectives] == ["maximize", "minimize"]
     assert (spec.cost_model.use, spec.cost_model.samples, spec.cost_model.stand_in) == ("auto", 10, False)
