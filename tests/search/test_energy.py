@@ -12,7 +12,7 @@ import pytest
 
 from hwnas.search.metrics import Reading
 from hwnas.search.run_data import RunData
-from hwnas.search.study import Study
+from hwnas.search.study import Study, _alike
 from hwnas.search.study_file import dump_study, load_study_text
 from hwnas.spaces.errors import DeviceError, StudyFileError
 
@@ -163,6 +163,22 @@ def test_a_meter_that_is_lost_stops_the_study_and_loses_nothing(
     rows = RunData.load(tmp_path / "run").rows
     assert result.trials == 6 and [row.number for row in rows] == list(range(6))
     assert all(row.reading("energy_mj@cpu") == value for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "alike"),
+    [
+        ("rapl", "rapl", True),
+        ("rapl", "ina", False),
+        ("auto", "rapl", True),
+        (None, "none", True),
+        (None, "rapl", False),
+    ],
+)
+def test_energies_of_two_meters_do_not_compare(before: str | None, now: str, alike: bool) -> None:
+    """`auto` stands for none found: there is nothing to compare yet."""
+    first = {"cpu": "x"} if before is None else {"cpu": "x", "meter": before}
+    assert _alike(first, {"cpu": "x", "meter": now}) == alike
 
 
 # --- all of it
