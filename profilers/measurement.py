@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..spaces.errors import CandidateError
+from .energy import Energy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,7 @@ class Measurement:
         conditions: load, stolen time, reference, …; with several attempts `parts` has those of each.
         fingerprint: of the device and runtime.
         process: id of the process that measured.
+        energy: of one inference, None when no meter was asked for.
 
     >>> Measurement(((1.0, 1.2, 1.1), (1.1, 1.1, 1.1)), warmup=3).median_ms
     1.1
@@ -50,6 +52,7 @@ class Measurement:
     fingerprint: Mapping[str, Any] | None = None
     process: int = 0
     disturbance: tuple[float, ...] = ()
+    energy: Energy | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks or not all(self.blocks):
@@ -176,6 +179,7 @@ class Measurement:
             "conditions": dict(self.conditions or {}),
             "fingerprint": dict(self.fingerprint or {}),
             "process": self.process,
+            **({} if self.energy is None else {"energy": self.energy.to_json()}),
         }
 
     @classmethod
@@ -186,7 +190,7 @@ class Measurement:
             CandidateError: `bad_result`, it is not of that form or holds a time that is no finite number above 0.
         """
         try:
-            unknown = set(data) - {"blocks", "disturbance", "warmup", "conditions", "fingerprint", "process"}
+            unknown = set(data) - {"blocks", "disturbance", "warmup", "conditions", "fingerprint", "process", "energy"}
             if unknown:
                 raise ValueError(f"unknown keys {sorted(unknown)}")
             if sum(len(block) for block in data["blocks"]) > MAX_SAMPLES:
@@ -198,6 +202,7 @@ class Measurement:
                 conditions=dict(data.get("conditions", {})),
                 fingerprint=dict(data.get("fingerprint", {})),
                 process=int(data.get("process", 0)),
+                energy=Energy.from_json(data["energy"]) if "energy" in data else None,
             )
             if made._parts[-1].end != len(made.blocks) or any(part.begin >= part.end for part in made._parts):
                 raise ValueError("the parts do not have the blocks")
@@ -258,6 +263,7 @@ def pool(taken: Sequence[Measurement]) -> Measurement:
         blocks=tuple(block for item in taken for block in item.blocks),
         disturbance=tuple(ratio * scale for ratio, scale in zip(ratios, scales, strict=True)) if ratios else (),
         conditions={**last, "parts": parts} if len(parts) > 1 else last,
+        energy=next((item.energy for item in taken if item.energy), None),
     )
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
 from ..spaces.errors import CandidateError, DataError, DeviceError
 from .child import Child
+from .energy import LONGEST_S, Energy, estimated_energy
 from .fingerprint import fingerprint
 from .golden import golden_file
 from .graph import Graph
 from .measurement import Measurement, pool
+from .memory import Memory
+from .meter import MODEL, NONE, stated_watts
 from .protocol import CEILING_S, SLOW, VERSION
 from .reference import ReferenceMemory
 from .runtime import get_runtime
@@ -121,8 +125,10 @@ class LocalProfiler(Profiler):
         memory_mb: largest address space of the child in megabytes; a model that needs more fails with `oom`.
         log: file for what the child prints.
         reference: file that remembers the reference's usual time; None for the user's cache folder.
+        meter: what tells the energy, `{"use": NAME, …}`; see `hwnas.profilers.meter`. None measures no energy.
 
     Raises:
+        UsageError: the energy model has no power.
         DeviceError: the runtime is missing or unknown, or cannot do the precision.
     """
 
@@ -139,6 +145,7 @@ class LocalProfiler(Profiler):
         memory_mb: int | None = None,
         log: Path | None = None,
         reference: Path | None = None,
+        meter: Mapping[str, Any] | None = None,
     ) -> None:
         found = get_runtime(runtime)
         available = found.available()
@@ -157,8 +164,11 @@ class LocalProfiler(Profiler):
         how: dict[str, Any] = {"env": env, "name": f"{runtime} runner", "log": log}
         self.child = Child("hwnas.profilers.runner", [runtime], private=True, memory_mb=memory_mb, **how)
         self._memory = ReferenceMemory(reference)
+        self._watts = stated_watts(meter)
+        self._meter = None if meter is None or meter["use"] in (MODEL, NONE) else dict(meter)
         own = {"precision": precision, "threads": threads, "cores_used": self.cores, "protocol": VERSION}
-        self._fingerprint = {**fingerprint(runtime), **own}
+        metered = {} if meter is None or meter["use"] == NONE else {"meter": dict(meter)}
+        self._fingerprint = {**fingerprint(runtime), **own, **metered}
 
     def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
         """Times one inference of the model at `path`; repeats a noisy measurement, and the calm attempts count.
@@ -169,12 +179,26 @@ class LocalProfiler(Profiler):
         taken: list[Measurement] = []
         end = time.monotonic() + self.deadline_s
         while True:
-            got = self._measure_once(path, inputs, max(end - time.monotonic(), 0.1))
+            # the energy is taken once: a noisy latency does not make it noisy
+            meter = None if any(item.energy for item in taken) else self._meter
+            got = self._measure_once(path, inputs, max(end - time.monotonic(), 0.1), meter)
             taken.append(got)
             pooled = pool(taken)
             enough = pooled.quality == "ok" or len(taken) >= self.attempts
             if enough or time.monotonic() + 2 * self.budget_s > end:
-                return pooled
+                return pooled if self._watts is None else replace(pooled, energy=_estimate(self._watts, pooled))
+
+    def memory(self, path: Path) -> Memory:
+        """Says how much memory a model takes, in a process of its own that has loaded no other.
+
+        Raises:
+            CandidateError, DeviceError: as `measure`.
+        """
+        self.child.close()
+        try:
+            return Memory.from_json(self._ask("memory", path))
+        finally:
+            self.child.close()
 
     def graph(self, path: Path) -> Graph:
         return Graph.from_json(self._ask("graph", path)["graph"])
@@ -242,11 +266,13 @@ class LocalProfiler(Profiler):
                 self.quarantined = f"after '{error}' the golden network failed too: {again}"[:300]
                 raise DeviceError(f"{self.runtime} is quarantined: {self.quarantined}") from None
 
-    def _measure_once(self, path: Path, inputs: Path | None, deadline_s: float) -> Measurement:
-        given = {} if inputs is None else {"inputs": str(inputs.resolve())}
-        answer = self._ask(
-            "measure", path, deadline_s, budget_s=self.budget_s, usual_s=self._memory.usual_s, cores=self.cores, **given
-        )
+    def _measure_once(
+        self, path: Path, inputs: Path | None, deadline_s: float, meter: Mapping[str, Any] | None
+    ) -> Measurement:
+        how: dict[str, Any] = {"budget_s": self.budget_s, "usual_s": self._memory.usual_s, "cores": self.cores}
+        if inputs is not None:
+            how["inputs"] = str(inputs.resolve())
+        answer = self._ask("measure", path, deadline_s + (LONGEST_S if meter else 0.0), meter=meter, **how)
         measurement = Measurement.from_json({**answer, "fingerprint": self._fingerprint})
         reference = (measurement.conditions or {}).get("reference_s")
         if isinstance(reference, float) and reference > 0:
@@ -275,6 +301,7 @@ def open_profiler(
     deadline_s: float = 60.0,
     host: str = "local",
     log: Path | None = None,
+    meter: Mapping[str, Any] | None = None,
 ) -> Profiler:
     """The profiler of a device: host, runtime, precision and threads.
 
@@ -283,4 +310,8 @@ def open_profiler(
     """
     if host != "local":
         raise DeviceError(f"no host '{host}' in this version (available: local)")
-    return LocalProfiler(runtime, threads, precision, deadline_s, log=log)
+    return LocalProfiler(runtime, threads, precision, deadline_s, log=log, meter=meter)
+
+
+def _estimate(watts: float, measurement: Measurement) -> Energy:
+    return estimated_energy(watts, measurement.low_ms, measurement.latency_ms, measurement.high_ms)

@@ -22,12 +22,14 @@ import numpy as np
 
 from ..spaces.errors import CandidateError, DataError, DeviceError
 from . import protocol
+from .energy import measured_energy
 from .fingerprint import conditions, fingerprint, used_shares
 from .isolation import cut_network
+from .memory import measure_memory
 from .runtime import Session, get_runtime
 from .serve import serve
 
-__all__ = ["graph", "measure", "ping", "run"]
+__all__ = ["graph", "measure", "memory", "ping", "run"]
 
 Request = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -43,7 +45,8 @@ def measure(request: Request) -> Request:
     """Times a model, with a reference network between the blocks; see `protocol.py`.
 
     Request: `budget_s`, longest time of timed inferences; `usual_s`, the reference's usual time as far as known;
-    `inputs`, an .npy file of real samples, or `seed` of random ones; `cores`, those to run on.
+    `inputs`, an .npy file of real samples, or `seed` of random ones; `cores`, those to run on; `meter`, options of the
+    meter that then takes the energy of the same inference, or nothing.
 
     Raises:
         CandidateError: `export` when the model does not load, `non_finite` when its output is not finite.
@@ -89,6 +92,7 @@ def measure(request: Request) -> Request:
             **{name: after.get(name) for name in ("loadavg", "cpu_mhz", "celsius") if after.get(name) is not None},
             **used_shares(before, after, request["threads"]),
         },
+        **({"energy": measured_energy(infer, request["meter"]).to_json()} if request.get("meter") else {}),
     }
 
 
@@ -119,6 +123,18 @@ def run(request: Request) -> Request:
     finally:
         aside.unlink(missing_ok=True)
     return {"samples": len(result), "shape": list(result.shape)}
+
+
+def memory(request: Request) -> Request:
+    """Says how much memory a model takes; for a process that has not loaded one before."""
+
+    def load_and_run() -> None:
+        session = _open(request)
+        infer = session.bind(_inputs(request, session.input_shape)[:1])
+        for _ in range(protocol.MIN_WARMUP):
+            infer()
+
+    return measure_memory(load_and_run, lambda: get_runtime(request["runtime"]).arena_bytes(*_file(request))).to_json()
 
 
 def ping(request: Request) -> Request:
@@ -250,4 +266,4 @@ def _make_reference() -> Callable[[], float]:
 if __name__ == "__main__":
     _network = not cut_network()  # before anything starts a thread
     import_module(sys.argv[1])  # the runtime: its import is not part of the first request
-    serve({"graph": graph, "measure": measure, "ping": ping, "run": run})
+    serve({"graph": graph, "measure": measure, "memory": memory, "ping": ping, "run": run})

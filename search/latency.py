@@ -1,4 +1,4 @@
-"""A device of the study: its profiler, and the cost model that learns from what it measures."""
+"""A device of the study: its profiler with its meter, and the cost model that learns from what it measures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..cost_models import AdditiveModel
 from ..profilers import Graph, Measurement, MeasurementStore, Stored, get_runtime, open_profiler
 from ..profilers.measurement import pool
+from ..profilers.meter import NONE
 from ..spaces.errors import CandidateError, DataError
+from .energy import energy_metric, energy_reading
 from .files import read_json, write_json
 from .metrics import Reading
 
@@ -58,7 +60,7 @@ class Quiet:
 
 
 class Device:
-    """Measures and predicts latency on one device; safe to use from several threads.
+    """Measures latency and energy on one device, and predicts latency; safe to use from several threads.
 
     Args:
         name: as in `latency_ms@name`.
@@ -84,8 +86,9 @@ class Device:
         self._spec = cost_model
         self._folder = folder
         self._quiet = quiet
+        self._meter = str(spec.meter["use"])
         how: dict[str, Any] = {"host": spec.host, "deadline_s": run.trial_timeout, "log": folder / "run.log"}
-        profiler = open_profiler(spec.runtime, spec.threads, spec.precision, **how)
+        profiler = open_profiler(spec.runtime, spec.threads, spec.precision, meter=spec.meter, **how)
         self._profiler = Stored(profiler, MeasurementStore(), ask=run.reuse)
         self._lock = threading.Lock()
         self._samples: dict[str, tuple[Graph, float]] = {}
@@ -104,8 +107,8 @@ class Device:
         self._fit()
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns what the device is: CPU, memory, governor, runtime and versions."""
-        return dict(self._profiler.fingerprint())
+        """Returns what the device is: CPU, memory, governor, runtime and versions, meter."""
+        return {**self._profiler.fingerprint(), "meter": self._meter}
 
     def file(self, model: Path) -> Path:
         """Returns the file that this device runs, given the fp32 file of a network."""
@@ -126,8 +129,8 @@ class Device:
 
     @property
     def predicts_only(self) -> bool:
-        """True when predictions stand in for measurements from now on."""
-        return self._spec.stand_in and self._model is not None
+        """True when predictions stand in for measurements from now on; never where energy is asked for."""
+        return self._spec.stand_in and self._model is not None and self._meter == NONE
 
     def measure(
         self,
@@ -138,8 +141,11 @@ class Device:
         inputs: Path | None = None,
         decided: Callable[[Reading], bool] = lambda reading: True,
         processes: int = 1,
-    ) -> Reading:
+    ) -> dict[str, Reading]:
         """Measures a network and keeps every raw sample; with its graph, the cost model learns from it.
+
+        Returns:
+            Its latency, and its energy where the study names that: metric → reading.
 
         Args:
             arch_id: whose artefacts it belongs to.
@@ -173,7 +179,8 @@ class Device:
             with self._lock:
                 self._samples[arch_id] = graph, measurement.latency_ms
             self._fit()
-        return reading
+        energy = {energy_metric(self.name): energy_reading(measurement.energy)} if self._meter != NONE else {}
+        return {self.metric: reading, **energy}
 
     def outputs(self, model: Path, inputs: Path) -> NDArray[np.float32]:
         """Runs a network on an .npy file of samples (n, C, H, W), one by one; returns the outputs (n, classes)."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..spaces import Architecture
 from ..spaces.errors import CandidateError, DataError
+from .energy import demand, needed
 from .evaluation import Bench, Evaluator, parity, probe_files, remove
 from .files import read_json, write_json
 from .frames import Row, objective_values, write_parquet
@@ -186,7 +187,7 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
         for each in bench.devices.values():
             differences[each.name] = parity(each, folder / "model.onnx", probe)
             if each in bench.measured:
-                readings[each.metric] = _measured(bench, each, row.arch_id, folder / "model.onnx", probe)
+                readings |= _measured(bench, each, row.arch_id, folder / "model.onnx", probe)
         if bench.measured:
             write_parquet(_layers(bench, folder / "model.onnx"), folder / "layers.parquet", schema_version=1)
     finally:
@@ -241,7 +242,7 @@ def _layers(bench: Bench, model: Path) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"macs": "Int64"})  # which has a null for what cannot be counted
 
 
-def _measured(bench: Bench, device: Device, arch_id: str, model: Path, probe: Path) -> Reading:
+def _measured(bench: Bench, device: Device, arch_id: str, model: Path, probe: Path) -> dict[str, Reading]:
     """Measures the file that is shipped; again when it was noisy, or leaves open whether a limit holds."""
     limits = [limit for limit in bench.spec.limits if str(limit.metric) == device.metric]
 
@@ -251,7 +252,9 @@ def _measured(bench: Bench, device: Device, arch_id: str, model: Path, probe: Pa
         )
 
     inputs, _ = probe_files(probe)
-    return device.measure(arch_id, model, stem=VERIFIED, inputs=inputs, decided=decided, processes=PROCESSES)
+    measured = device.measure(arch_id, model, stem=VERIFIED, inputs=inputs, decided=decided, processes=PROCESSES)
+    demand(needed(bench.spec), measured)
+    return measured
 
 
 def _broken(limits: Sequence[Limit], readings: Mapping[str, Reading]) -> str:

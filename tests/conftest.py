@@ -79,6 +79,31 @@ def study_file() -> Study:
     return write
 
 
+@pytest.fixture
+def install_meter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Installs a package with a meter for this process and its children: its code, and its entry point."""
+
+    def install(code: str, entry: str) -> None:
+        name = entry.partition("= ")[2].partition(":")[0]
+        folder = tmp_path / "site"
+        info = folder / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (folder / f"{name}.py").write_text(code)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[hwnas.meters]\n{entry}\n")
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")
+        monkeypatch.setitem(CLEAN, "PYTHONPATH", os.environ["PYTHONPATH"])
+        monkeypatch.syspath_prepend(folder)
+
+    return install
+
+
+@pytest.fixture
+def cpu_watts(install_meter: Callable[[str, str], None]) -> None:
+    """Installs the meter of `cpu_watts.py`."""
+    install_meter(Path(__file__).with_name("cpu_watts.py").read_text(), "cpuwatts = cpu_watts:CpuWatts")
+
+
 def chance(*words: object) -> float:
     """Returns a number of [0, 1) that depends on the words alone."""
     return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:6], "big") / 2**48
@@ -176,9 +201,11 @@ class FakeDevice:
     def predict(self, graph: object) -> Reading | None:
         return None
 
-    def measure(self, arch_id: str, model: Path, graph: object = None, stem: str = "", **how: object) -> Reading:
+    def measure(
+        self, arch_id: str, model: Path, graph: object = None, stem: str = "", **how: object
+    ) -> dict[str, Reading]:
         value = 1.0 + chance("latency", arch_id)
-        return Reading(value, 0.99 * value, 1.01 * value)
+        return {self.metric: Reading(value, 0.99 * value, 1.01 * value)}
 
     def outputs(self, model: Path, inputs: Path) -> Any:
         return np.ones((len(np.load(inputs)), 10), np.float32)

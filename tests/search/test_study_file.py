@@ -52,6 +52,7 @@ def test_least_file_gets_every_default() -> None:
         "runtime": "onnxruntime",
         "precision": "fp32",
         "threads": 1,
+        "meter": {"use": "auto"},
     }
     assert [objective.direction for objective in spec.objectives] == ["maximize", "minimize"]
     assert (spec.cost_model.use, spec.cost_model.samples, spec.cost_model.stand_in) == ("auto", 10, False)
@@ -108,12 +109,6 @@ def test_absent_devices_are_device_errors(device: str, says: str) -> None:
     with pytest.raises(DeviceError, match=r"^study\.yaml:5:\d+: devices") as caught:
         load_study_text(LEAST.replace("{cpu: {}}", f"{{cpu: {device}}}"))
     assert says in str(caught.value)
-
-
-@pytest.mark.parametrize("line", ["limits: [energy_mj@cpu <= 1]", "track: [energy_mj@cpu]"])
-def test_energy_needs_a_meter(line: str) -> None:
-    with pytest.raises(DeviceError, match="no energy meter"):
-        load_study_text(LEAST + line)
 
 
 def test_wrong_file_comes_before_absent_device() -> None:
