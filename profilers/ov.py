@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..spaces.errors import CandidateError, DeviceError
-from .graph import Graph, Node, Shape, count_macs, peak_bytes
+from .graph import Graph, Node, Shape, count_macs, peak_activations
 from .runtime import Artifact, Availability, OnnxBased, Session
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class OvSession(Session):
                     kind = "Subgraph with products"  # such as fused attention: not counted, and said so
                 nodes.append(_node(layer, kind, sources, [name in constants for name in names]))
         return Graph(
-            tuple(nodes), tuple(sorted(edges)), f"openvino {metadata.version('openvino')}", _peak(nodes, edges)
+            tuple(nodes), tuple(sorted(edges)), f"openvino {metadata.version('openvino')}", peak_activations(nodes, edges)
         )
 
 
@@ -181,16 +181,6 @@ def _node(layer: Any, kind: str, sources: list[Any], constant: list[bool]) -> No
         macs=count_macs(op, inputs, weights, outputs),
         weights=weights,
     )
-
-
-def _peak(nodes: list[Node], edges: set[tuple[int, int]]) -> int:
-    """Largest sum of live activations: an output lives from its kernel to the last that reads it."""
-    last: dict[int, int] = {}
-    for start, end in edges:
-        last[start] = max(end, last.get(start, end))
-    spans = [(place, last.get(place, len(nodes)), node.bytes_out) for place, node in enumerate(nodes)]
-    begun = [(0, 0, nodes[0].bytes_in)] if nodes else []
-    return peak_bytes([*begun, *spans], len(nodes))
 
 
 def _told(layer: Any, name: str) -> str:
