@@ -22,8 +22,11 @@ __all__ = ["answer_of", "check_agreement", "convert_with"]
 DEADLINE_S = 300.0
 """Longest time of one tool."""
 
-TOLERANCE = 0.01
+TOLERANCE = 1e-3
 """Largest difference of a converted fp32 network, relative to its largest output; as in the parity check of a study."""
+
+LEAST_COSINE = 0.5
+"""Least cosine of the answers of a quantised file and its source: below it something else than rounding is wrong."""
 
 
 def convert_with(command: Sequence[str], folder: Path, made: Path) -> None:
@@ -63,8 +66,10 @@ def convert_with(command: Sequence[str], folder: Path, made: Path) -> None:
         raise CandidateError("export", f"no {name} ({_ending(process.returncode)}): {_last_line(said)}"[:300])
 
 
-def answer_of(source: Path) -> tuple[Array, Array]:
-    """Returns one random sample (1, C, H, W) and what onnxruntime makes of it with an fp32 ONNX file.
+def answer_of(source: Path, x: Array) -> tuple[Array, Array]:
+    """Returns a sample (1, C, H, W), and what onnxruntime makes of it with an fp32 ONNX file.
+
+    A sample of zeros is a place-holder; a random one tells more.
 
     Raises:
         CandidateError: onnxruntime cannot run the file.
@@ -73,13 +78,14 @@ def answer_of(source: Path) -> tuple[Array, Array]:
 
     from .ort import OnnxRuntime
 
-    session = OnnxRuntime().load(source)
-    x = np.random.default_rng(0).standard_normal(session.input_shape).astype(np.float32)
-    return x, session(x)
+    x = np.ascontiguousarray(x, np.float32)
+    if not x.any():
+        x = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    return x, OnnxRuntime().load(source)(x)
 
 
-def check_agreement(runtime: str, made: Path, x: Array, expected: Array) -> None:
-    """Compares a converted fp32 file with its source, in a process of its own: a converter can be wrong silently.
+def check_agreement(runtime: str, made: Path, x: Array, expected: Array, precision: str = "fp32") -> None:
+    """Compares a converted file with its source, in a process of its own: a converter can be wrong silently.
 
     Where the source's own answer is not finite there is nothing to compare.
 
@@ -88,6 +94,7 @@ def check_agreement(runtime: str, made: Path, x: Array, expected: Array) -> None
         made: the file.
         x: one sample (1, C, H, W).
         expected: the source's answer.
+        precision: of `made`.
 
     Raises:
         CandidateError: `export` when they disagree; as `Session` when the file does not load or run.
@@ -100,15 +107,18 @@ def check_agreement(runtime: str, made: Path, x: Array, expected: Array) -> None
         return
     inputs, outputs = made.with_name("agreement.x.npy"), made.with_name("agreement.y.npy")
     np.save(inputs, x)
-    request = {"do": "run", "path": str(made), "runtime": runtime, "threads": 1, "precision": "fp32"}
+    request = {"do": "run", "path": str(made), "runtime": runtime, "threads": 1, "precision": precision}
     with Child("hwnas.profilers.runner", [runtime], env={"OMP_NUM_THREADS": "1"}, name=f"{runtime} runner") as child:
         child.call({**request, "x": str(inputs), "out": str(outputs)}, DEADLINE_S)
     got = np.load(outputs, allow_pickle=False)
     if got.shape != expected.shape:
         raise CandidateError("export", f"{runtime}'s file gives shape {got.shape}, the ONNX file {expected.shape}")
     difference = float(np.abs(got - expected).max() / max(1e-6, float(np.abs(expected).max())))
-    if difference > TOLERANCE:
+    cosine = float((got * expected).sum() / max(1e-12, float(np.linalg.norm(got) * np.linalg.norm(expected))))
+    if precision == "fp32" and difference > TOLERANCE:
         raise CandidateError("export", f"{runtime}'s file differs from the ONNX file by {difference:.1%}")
+    if precision != "fp32" and cosine < LEAST_COSINE:
+        raise CandidateError("export", f"answers of {runtime}'s file and of the ONNX file have a cosine of {cosine:.3f}")
 
 
 def _ending(status: int) -> str:

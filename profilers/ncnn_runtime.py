@@ -64,7 +64,7 @@ class Ncnn(OnnxBased):
         from .onnx_file import replacing
 
         self.check_precision(precision)
-        x, expected = answer_of(source)
+        x, expected = answer_of(source, calibration[:1].numpy())
         with tempfile.TemporaryDirectory(prefix="hwnas-ncnn-") as name, replacing(path) as aside:
             folder = Path(name)
             _write_older(source, folder / "model.onnx")
