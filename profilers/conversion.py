@@ -78,10 +78,11 @@ def answer_of(source: Path, x: Array) -> tuple[Array, Array]:
 
     from .ort import OnnxRuntime
 
+    session = OnnxRuntime().load(source)
     x = np.ascontiguousarray(x, np.float32)
     if not x.any():
-        x = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
-    return x, OnnxRuntime().load(source)(x)
+        x = np.random.default_rng(0).standard_normal(session.input_shape).astype(np.float32)
+    return x, session(x)
 
 
 def check_agreement(runtime: str, made: Path, x: Array, expected: Array, precision: str = "fp32") -> None:
@@ -118,11 +119,15 @@ def check_agreement(runtime: str, made: Path, x: Array, expected: Array, precisi
     if precision == "fp32" and difference > TOLERANCE:
         raise CandidateError("export", f"{runtime}'s file differs from the ONNX file by {difference:.1%}")
     if precision != "fp32" and cosine < LEAST_COSINE:
-        raise CandidateError("export", f"answers of {runtime}'s file and of the ONNX file have a cosine of {cosine:.3f}")
+        raise CandidateError(
+            "export", f"answers of {runtime}'s file and of the ONNX file have a cosine of {cosine:.3f}"
+        )
 
 
 def _ending(status: int) -> str:
-    return signal.Signals(-status).name if -status in iter(signal.Signals) else f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"exit status {status}"
 
 
 def _last_line(said: bytes) -> str:

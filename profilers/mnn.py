@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..spaces.errors import CandidateError
 from .graph import Graph, Shape
-from .mnn_file import read_operators
+from .mnn_file import check_seal, read_operators, seal
 from .mnn_graph import Launch, graph_of, operator_name
 from .runtime import Artifact, Availability, Kernel, OnnxBased, Session
 
@@ -77,7 +77,7 @@ class Mnn(OnnxBased):
             if precision == "int8":
                 made = _quantised(made, calibration, tool)
                 check_agreement(self.name, made, *answer_of(source, calibration[:1].numpy()), precision)
-            aside.write_bytes(made.read_bytes())
+            aside.write_bytes(seal(made.read_bytes()))
 
     def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> MnnSession:
         path, _ = self.opened(artifact, precision)
@@ -122,6 +122,7 @@ class MnnSession(Session):
         import MNN
         import numpy as np
 
+        check_seal(path)
         try:
             self._interpreter = MNN.Interpreter(str(path))
             self._interpreter.setSessionMode(mode)
@@ -131,9 +132,9 @@ class MnnSession(Session):
             raise
         except Exception as error:  # MNN raises nothing more precise
             raise CandidateError("export", f"mnn cannot load the model: {error}"[:300]) from None
-        self._input = next(iter(inputs.values()), None)
-        if len(inputs) != 1 or self._input.getDataType() is not MNN.Halide_Type_Float:
+        if [entry.getDataType() for entry in inputs.values()] != [MNN.Halide_Type_Float]:
             raise CandidateError("export", f"a model must have one float input, found {', '.join(inputs) or 'none'}")
+        (self._input,) = inputs.values()
         self.input_shape = tuple(self._input.getShape())
         if len(self.input_shape) != 4 or min(self.input_shape) < 1:
             raise CandidateError("export", f"a model must take (1, C, H, W), not {self.input_shape}")

@@ -7,6 +7,7 @@ fields and unions below are those of MNN's schema (schema/default/MNN.fbs, Caffe
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,10 @@ from typing import Any
 from ..spaces.errors import CandidateError
 from .graph import Shape
 
-__all__ = ["MnnModel", "MnnOperator", "read_operators"]
+__all__ = ["MnnModel", "MnnOperator", "check_seal", "read_operators", "seal"]
+
+_SEAL = b"hwnas-crc32:"
+"""Begins the check sum that `seal` appends; MNN does not look behind the end of its flatbuffer."""
 
 _OPLISTS, _OUTPUT_NAMES = 3, 4
 _INPUTS, _PARAMETER_KIND, _PARAMETER, _NAME, _OUTPUTS = range(5)
@@ -48,7 +52,9 @@ class MnnOperator:
     channels: tuple[int, int] = (0, 0)
 
     def weights(self, transposed: bool, inputs: tuple[Shape, ...]) -> Shape:
-        """Returns the shape of a convolution's weights: (out, in / group, height, width), transposed (in, out / group, …).
+        """Returns the shape of a convolution's weights, (out, in / group, height, width).
+
+        Transposed they are (in, out / group, height, width).
 
         Args:
             transposed: whether it is a transposed convolution.
@@ -76,6 +82,24 @@ class MnnModel:
     def by_name(self) -> Mapping[str, MnnOperator]:
         """The operators that have a name."""
         return {operator.name: operator for operator in self.operators if operator.name}
+
+
+def seal(data: bytes) -> bytes:
+    """Returns a model with its check sum behind it: MNN verifies the structure of a file, and crashes on wrong values."""
+    return data + _SEAL + struct.pack("<I", zlib.crc32(data))
+
+
+def check_seal(path: Path) -> None:
+    """Compares a file with its check sum; a file without one, from elsewhere, passes.
+
+    Raises:
+        CandidateError: `export`, the file is damaged.
+    """
+    data = path.read_bytes()
+    end = len(data) - len(_SEAL) - 4
+    sealed = data[end : end + len(_SEAL)] == _SEAL if end > 0 else False
+    if sealed and struct.pack("<I", zlib.crc32(data[:end])) != data[-4:]:
+        raise CandidateError("export", "mnn cannot load the model: the file is damaged (its check sum differs)")
 
 
 def read_operators(path: Path) -> MnnModel:

@@ -142,9 +142,7 @@ def _constants(launch: Launch, owner: MnnOperator | None, model: MnnModel) -> li
     return [number in held for number in owner.inputs]
 
 
-def _edges(
-    launches: tuple[Launch, ...], owners: list[MnnOperator | None], model: MnnModel
-) -> set[tuple[int, int]]:
+def _edges(launches: tuple[Launch, ...], owners: list[MnnOperator | None], model: MnnModel) -> set[tuple[int, int]]:
     """Kernels of one operator follow each other; the first reads what the last of the operators before wrote.
 
     Operators without a kernel (constants, shapes, layouts) hand on what they read.
@@ -166,5 +164,3 @@ def _edges(
             edges |= {(source, first[operator.name]) for source in sources if source < first[operator.name]}
         makers.update({number: {last[operator.name]} if own else sources for number in operator.outputs})
     return edges
-
-

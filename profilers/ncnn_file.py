@@ -1,7 +1,7 @@
 """The file that holds an ncnn model: an uncompressed zip of its layers, its weights and its shapes.
 
-ncnn itself has two files, `.param` (text) and `.bin`, drops the batch axis, and trusts what it reads. The zip keeps them
-together, with check sums; what is read here is verified before ncnn sees it.
+ncnn itself has two files, `.param` (text) and `.bin`, drops the batch axis, and trusts what it reads. The zip keeps
+them together, with check sums; what is read here is verified before ncnn sees it.
 """
 
 from __future__ import annotations

@@ -127,9 +127,10 @@ class NcnnSession(Session):
         unknown = sorted({layer.kind for layer in model.layers if ncnn.layer_to_index(layer.kind) < 0})
         if unknown:
             raise CandidateError("export", f"ncnn has no layer {', '.join(unknown)}"[:300])
-        ends = [layer.kind for layer in model.layers if layer.kind == "Input"], [
-            top for layer in model.layers for top in layer.tops if top.startswith("out")
-        ]
+        ends = (
+            [layer.kind for layer in model.layers if layer.kind == "Input"],
+            [top for layer in model.layers for top in layer.tops if top.startswith("out")],
+        )
         if len(ends[0]) != 1 or _OUTPUT not in ends[1]:
             raise CandidateError("export", "a model must have one input, in0, and an output out0")
         self.input_shape, self._output_shape = model.input_shape, model.output_shape
