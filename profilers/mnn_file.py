@@ -85,7 +85,7 @@ class MnnModel:
 
 
 def seal(data: bytes) -> bytes:
-    """Returns a model with its check sum behind it: MNN verifies the structure of a file, and crashes on wrong values."""
+    """Returns a model with its check sum behind it: MNN verifies structure, and crashes on wrong values."""
     return data + _SEAL + struct.pack("<I", zlib.crc32(data))
 
 

@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ..spaces.errors import DeviceError
 from .child import Child
 from .graph import Graph
 from .measurement import QUIET, Measurement
 from .reference import ReferenceMemory
+
+if TYPE_CHECKING:
+    from .runtime import Kernel
 
 __all__ = ["LocalProfiler", "Profiler", "open_profiler", "pool"]
 
@@ -147,6 +150,16 @@ class LocalProfiler(Profiler):
 
     def graph(self, path: Path) -> Graph:
         return Graph.from_json(self._ask("graph", path)["graph"])
+
+    def kernels(self, path: Path, runs: int = 50) -> tuple[Kernel, ...]:
+        """Times of single kernels, as `Runtime.kernels`.
+
+        Raises:
+            CandidateError, DeviceError: as `Profiler.measure`.
+        """
+        from .runtime import Kernel
+
+        return tuple(Kernel(**kernel) for kernel in self._ask("kernels", path, runs=runs)["kernels"])
 
     def run(self, path: Path, x: Path, out: Path | None = None, deadline_s: float | None = None) -> Any:
         import numpy as np

@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from .fingerprint import conditions, fingerprint, stolen_share
 from .runtime import Session, get_runtime
 from .serve import serve
 
-__all__ = ["graph", "measure", "ping", "run"]
+__all__ = ["graph", "kernels", "measure", "ping", "run"]
 
 Request = dict[str, Any]
 
@@ -83,6 +84,12 @@ def graph(request: Request) -> Request:
     """Describes what the runtime really executes."""
     runtime = get_runtime(request["runtime"])
     return {"graph": runtime.executed_graph(*_file(request)).to_json()}
+
+
+def kernels(request: Request) -> Request:
+    """Times the model's kernels with the runtime's own profiler, where it has one. Request: `runs`."""
+    timed = get_runtime(request["runtime"]).kernels(*_file(request), request["runs"])
+    return {"kernels": [asdict(kernel) for kernel in timed]}
 
 
 def run(request: Request) -> Request:
@@ -200,4 +207,4 @@ def _make_reference() -> Callable[[], float]:
 if __name__ == "__main__":
     # its import is not part of the first request
     import_module(get_runtime(sys.argv[1]).module or sys.argv[1])
-    serve({"graph": graph, "measure": measure, "ping": ping, "run": run})
+    serve({"graph": graph, "kernels": kernels, "measure": measure, "ping": ping, "run": run})

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.profilers import Artifact, Kernel, Runtime, get_runtime
+from hwnas.profilers import Artifact, Kernel, LocalProfiler, Runtime, get_runtime
 
 TIMED = ("onnxruntime", "openvino", "ncnn", "mnn")
 
@@ -69,6 +69,12 @@ def test_kernels_are_those_of_the_graph(runtime: Runtime, made: Artifact) -> Non
     assert all(kernel.op == ops[kernel.name] for kernel in kernels)
     assert all("Conv" in op for op in heaviest(kernels)), "the convolutions are what takes the time"
     assert {kernel.placement for kernel in kernels} == {"CPU"}
+
+
+def test_the_child_times_them_too(runtime: Runtime, made: Artifact, tmp_path: Path) -> None:
+    with LocalProfiler(runtime.name, reference=tmp_path / "reference.json") as profiler:
+        told = profiler.kernels(made.path, runs=3)
+    assert [kernel.op for kernel in told] == [kernel.op for kernel in runtime.kernels(made, runs=3)]
 
 
 def test_int8_kernels(tmp_path: Path) -> None:

@@ -84,10 +84,10 @@ def test_damaged_files_fail_alone(runtime: Runtime, tmp_path: Path) -> None:
     whole, rng = path.read_bytes(), random.Random(0)
     damaged = [whole[: len(whole) * part // 8] for part in range(8)]
     for _ in range(12):
-        data = bytearray(whole)
+        changed = bytearray(whole)
         for _ in range(4):
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        damaged.append(bytes(data))
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        damaged.append(bytes(changed))
     bad = tmp_path / f"bad{runtime.suffix}"
     refused = 0
     with LocalProfiler(runtime.name, budget_s=0.01, attempts=1, reference=tmp_path / "reference.json") as profiler:
