@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["NETWORKS", "make"]
+__all__ = ["NETWORKS", "SIDE", "make", "samples"]
 
 SIDE = 96
 CLASSES = 100
@@ -114,13 +114,21 @@ NETWORKS = {"mobilenet": mobilenet, "resnet18": resnet18, "vit": _Transformer}
 """Name → builder."""
 
 
+def samples(count: int, seed: int) -> torch.Tensor:
+    """Smooth random pictures with some noise, (count, 3, SIDE, SIDE): of pure noise all look alike to a network."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 3, 5, 5, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")
+    return smooth + 0.2 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
+
+
 def make(name: str, seed: int) -> nn.Module:
-    """Builds a network and runs it on random samples, so that its normalisation has statistics."""
+    """Builds a network and runs it on samples, so that its normalisation has statistics."""
     torch.manual_seed(seed)
     model: nn.Module = NETWORKS[name]()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over all samples seen, not a mixture with the initial values
     with torch.no_grad():
-        model(torch.randn(16, 3, SIDE, SIDE))
+        model(samples(16, seed))
     return model.eval()

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from networks import NETWORKS, SIDE, make
+from networks import NETWORKS, SIDE, make, samples
 from torch import nn
 
 from hwnas.profilers import LocalProfiler, conditions, get_runtime, runtime_names
@@ -58,8 +58,7 @@ def rows_of(runtime: str, network: str, seed: int, threads: int, kernel_runs: in
 def _fill(row: Row, model: nn.Module, folder: Path, seed: int, threads: int, kernel_runs: int) -> None:
     """Adds what is found out to the row, step by step, so that it keeps what came before a failure."""
     found, precision = get_runtime(row["runtime"]), row["precision"]
-    torch.manual_seed(seed + 1)
-    x, calibration = torch.randn(SAMPLES, 3, SIDE, SIDE), torch.randn(CALIBRATION, 3, SIDE, SIDE)
+    x, calibration = samples(SAMPLES, seed + 1), samples(CALIBRATION, seed + 2)
     np.save(folder / "x.npy", x.numpy())
     with torch.no_grad():
         expected = model(x).numpy()
