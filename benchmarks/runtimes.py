@@ -4,7 +4,8 @@ For each runtime, network and precision: seconds of the conversion from the torc
 as `hwnas profile` measures it (batch 1), the least cosine of eight outputs with torch's (without the mean over the
 samples, which is alike for all), and the sum of the times of single kernels over the latency where the runtime tells
 them (its own clock is part of that sum). What fails gives a row with the reason. A trailing ! marks a latency that was
-taken on a busy machine. The weights are random: int8 loses more on them than on trained ones.
+taken on a busy machine. The weights are random: int8 loses more on them than on trained ones, in mobilenet everything.
+On a busy machine large networks have a sum below the whole: each run is interrupted somewhere, each kernel rarely.
 
     python benchmarks/runtimes.py
     python benchmarks/runtimes.py --runtimes ncnn,mnn --networks vit --json rows.json

@@ -33,6 +33,10 @@ Request = dict[str, Any]
 BLOCK_S = 0.0015
 """Aimed length of a block: short against the bursts of other processes, long against the clock."""
 
+REWARMED_S = 0.005
+"""Inferences shorter than this are run once more after each reference, untimed: up to here its traces in the caches cost
+some percent."""
+
 MIN_BLOCKS = 15
 MAX_BLOCK_ITERATIONS = 50
 WARMUP_S = 0.05
@@ -164,7 +168,7 @@ def _blocks(infer: Callable[[], object], each_s: float, budget_s: float) -> tupl
         Seconds of single inferences per block, and seconds of the reference before, between and after them (n + 1).
     """
     iterations = min(max(round(BLOCK_S / each_s), 1), MAX_BLOCK_ITERATIONS)
-    rewarm = iterations >= 3  # the reference has used the first-level cache: for a short inference that would show
+    rewarm = each_s < REWARMED_S  # the reference has used the caches: for a short inference that would show
     reference = _make_reference()
     clock = time.perf_counter
     end = clock() + budget_s
