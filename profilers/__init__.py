@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .child import Child
 from .computed import computed_metrics
-from .conversion import ConversionCache
+from .conversion_cache import ConversionCache
 from .energy import Energy
 from .fingerprint import conditions, fingerprint
 from .graph import Graph, Node

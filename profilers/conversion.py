@@ -1,101 +1,135 @@
-"""Converted models kept by content, so that no file is made twice: some runtimes take seconds for a conversion."""
+"""What the conversion of an ONNX file into a runtime's own file needs: a quiet tool, and a look at what came out."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .runtime import Runtime
-from .store import digest_of
+from ..spaces.errors import CandidateError
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
-__all__ = ["ConversionCache"]
+    Array = np.ndarray[Any, np.dtype[Any]]
 
-MOST_BYTES = 2 << 30
-"""Of all files together; those that were not used for longest go first."""
+__all__ = ["answer_of", "check_agreement", "convert_with"]
+
+DEADLINE_S = 300.0
+"""Longest time of one tool."""
+
+TOLERANCE = 1e-3
+"""Largest difference of a converted fp32 network, relative to its largest output; as in the parity check of a study."""
+
+LEAST_COSINE = 0.5
+"""Least cosine of the answers of a quantised file and its source: below it something else than rounding is wrong."""
 
 
-class ConversionCache:
-    """Files made by runtimes, in a folder that may be deleted at any time.
+def convert_with(command: Sequence[str], folder: Path, made: Path) -> None:
+    """Runs a converter in a folder of its own; what it prints is only read when it fails.
 
     Args:
-        folder: where they are kept; None for the user's cache folder.
-        most_bytes: of all files together.
+        command: the program and its arguments.
+        folder: where it runs; it may leave files there.
+        made: the file that it has to make.
+
+    Raises:
+        CandidateError: `export`, it fails, crashes, hangs or leaves no file.
     """
-
-    def __init__(self, folder: Path | None = None, most_bytes: int = MOST_BYTES) -> None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-        self.folder = folder or cache / "hwnas" / "models"
-        self.most_bytes = most_bytes
-
-    def fetch(
-        self,
-        runtime: Runtime,
-        source: Path,
-        path: Path,
-        precision: str,
-        calibration: torch.Tensor,
-        make: Callable[[], object],
-    ) -> bool:
-        """Brings the file of a network to `path`: from the cache, or by `make`, and then into the cache.
-
-        What cannot be read from or written to the cache is made, and not kept.
-
-        Args:
-            runtime: what is to run it; its version counts.
-            source: the fp32 ONNX file of the same network, whose content counts, weights included.
-            path: the file to write.
-            precision: one of the runtime's.
-            calibration: samples, whose content counts when the precision is int8.
-            make: writes `path`.
-
-        Returns:
-            True when it came from the cache.
-
-        Raises:
-            CandidateError, DeviceError, DiskError: as `make`.
-        """
-        kept = self.folder / f"{self._key(runtime, source, precision, calibration)}{path.suffix}"
-        with contextlib.suppress(OSError):
-            _copy(kept, path)
-            os.utime(kept)
-            return True
-        make()
-        with contextlib.suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _copy(path, kept)
-            self._trim()
-        return False
-
-    def _key(self, runtime: Runtime, source: Path, precision: str, calibration: torch.Tensor) -> str:
-        parts = [digest_of(source), runtime.name, runtime.available().version, precision]
-        if precision == "int8":
-            parts.append(hashlib.sha256(calibration.contiguous().numpy().tobytes()).hexdigest())
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    def _trim(self) -> None:
-        """Removes the files that were not used for longest while all are too large together."""
-        files = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self.folder))
-        total = sum(size for _, size, _ in files)
-        for _, size, name in files:
-            if total <= self.most_bytes:
-                break
-            Path(name).unlink(missing_ok=True)
-            total -= size
-
-
-def _copy(source: Path, path: Path) -> None:
-    """Copies a file; whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    name = made.name
     try:
-        shutil.copyfile(source, aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+        # a group of its own, so that nothing of it is left after a deadline
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CandidateError("export", f"cannot start {command[0]}: {error.strerror}") from None
+    with process:
+        try:
+            said, _ = process.communicate(timeout=DEADLINE_S)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise CandidateError("export", f"no {name} after {DEADLINE_S:g} s") from None
+            raise
+    if process.returncode != 0 or not made.is_file():
+        raise CandidateError("export", f"no {name} ({_ending(process.returncode)}): {_last_line(said)}"[:300])
+
+
+def answer_of(source: Path, x: Array) -> tuple[Array, Array]:
+    """Returns a sample (1, C, H, W), and what onnxruntime makes of it with an fp32 ONNX file.
+
+    A sample of zeros is a place-holder; a random one tells more.
+
+    Raises:
+        CandidateError: onnxruntime cannot run the file.
+    """
+    import numpy as np
+
+    from .ort import OnnxRuntime
+
+    session = OnnxRuntime().load(source)
+    x = np.ascontiguousarray(x, np.float32)
+    if not x.any():
+        x = np.random.default_rng(0).standard_normal(session.input_shape).astype(np.float32)
+    return x, session(x)
+
+
+def check_agreement(runtime: str, made: Path, x: Array, expected: Array, precision: str = "fp32") -> None:
+    """Compares a converted file with its source, in a process of its own: a converter can be wrong silently.
+
+    Where the source's own answer is not finite there is nothing to compare.
+
+    Args:
+        runtime: name of the runtime that `made` is for.
+        made: the file.
+        x: one sample (1, C, H, W).
+        expected: the source's answer.
+        precision: of `made`.
+
+    Raises:
+        CandidateError: `export` when they disagree; as `Session` when the file does not load or run.
+    """
+    import numpy as np
+
+    from .child import Child
+
+    if not np.isfinite(expected).all():
+        return
+    inputs, outputs = made.with_name("agreement.x.npy"), made.with_name("agreement.y.npy")
+    np.save(inputs, x)
+    request = {"do": "run", "path": str(made), "runtime": runtime, "threads": 1, "precision": precision}
+    with Child("hwnas.profilers.runner", [runtime], env={"OMP_NUM_THREADS": "1"}, name=f"{runtime} runner") as child:
+        child.call({**request, "x": str(inputs), "out": str(outputs)}, DEADLINE_S)
+    got = np.load(outputs, allow_pickle=False)
+    if got.shape != expected.shape:
+        raise CandidateError("export", f"{runtime}'s file gives shape {got.shape}, the ONNX file {expected.shape}")
+    difference = float(np.abs(got - expected).max() / max(1e-6, float(np.abs(expected).max())))
+    cosine = float((got * expected).sum() / max(1e-12, float(np.linalg.norm(got) * np.linalg.norm(expected))))
+    if precision == "fp32" and difference > TOLERANCE:
+        raise CandidateError("export", f"{runtime}'s file differs from the ONNX file by {difference:.1%}")
+    if precision != "fp32" and cosine < LEAST_COSINE:
+        raise CandidateError(
+            "export", f"answers of {runtime}'s file and of the ONNX file have a cosine of {cosine:.3f}"
+        )
+
+
+def _ending(status: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"exit status {status}"
+
+
+def _last_line(said: bytes) -> str:
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

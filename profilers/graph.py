@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -160,6 +160,21 @@ def peak_bytes(spans: Sequence[tuple[int, int, int]], steps: int) -> int:
     return max((sum(size for a, b, size in spans if a <= step <= b) for step in range(steps)), default=0)
 
 
+def peak_activations(nodes: Sequence[Node], edges: Collection[tuple[int, int]]) -> int:
+    """Largest sum of live activations: an output lives from its kernel to the last that reads it.
+
+    Args:
+        nodes: in the order executed.
+        edges: (from, to) as positions in `nodes`.
+    """
+    last: dict[int, int] = {}
+    for start, end in edges:
+        last[start] = max(end, last.get(start, end))
+    spans = [(place, last.get(place, len(nodes)), node.bytes_out) for place, node in enumerate(nodes)]
+    begun = [(0, 0, nodes[0].bytes_in)] if nodes else []
+    return peak_bytes([*begun, *spans], len(nodes))
+
+
 def count_macs(op: str, inputs: Sequence[Shape], weights: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """Multiply-adds of an operator, 0 where none are counted (convention: one multiply-add is one; a bias is none).
 
@@ -243,6 +258,8 @@ _WITHOUT_MACS = frozenset(
         "HardSigmoid",
         "HardSwish",
         "Identity",
+        "InstanceNormalization",
+        "LayerNormalization",
         "LeakyRelu",
         "Log",
         "Math",

@@ -17,7 +17,7 @@ from ..spaces.errors import CandidateError, DataError, DiskError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["input_shape", "is_quantised", "quantise", "write_onnx"]
+__all__ = ["input_shape", "is_quantised", "quantise", "replacing", "write_onnx"]
 
 OPSET = 18
 
@@ -34,7 +34,7 @@ def write_onnx(model: torch.nn.Module, example: torch.Tensor, path: Path) -> Non
         CandidateError: `export`, with the reason.
         DiskError: the file cannot be written.
     """
-    with _aside(path) as aside:
+    with replacing(path) as aside:
         _export(model, example, aside)
 
 
@@ -66,7 +66,7 @@ def quantise(source: Path, calibration: torch.Tensor, path: Path) -> None:
             place = next(self._left, None)
             return None if place is None else {self._name: calibration[place : place + 1].numpy()}
 
-    with _aside(path) as aside, tempfile.TemporaryDirectory(prefix="hwnas-quantise-") as folder, _quiet():
+    with replacing(path) as aside, tempfile.TemporaryDirectory(prefix="hwnas-quantise-") as folder, _quiet():
         plain = os.path.join(folder, "plain.onnx")
         try:
             quant_pre_process(str(source), plain, skip_symbolic_shape=True)
@@ -128,7 +128,7 @@ def _graph(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _aside(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Gives a place beside `path` to write to, which takes the place of `path` in the end, or is gone."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

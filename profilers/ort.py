@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata, util
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..spaces.errors import CandidateError
 from .graph import Graph, Node, Shape, count_macs, peak_bytes
-from .runtime import Artifact, Availability, OnnxBased, Session
+from .runtime import Artifact, Availability, Kernel, OnnxBased, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["OnnxRuntime"]
 
 _FATAL_ONLY = 4
+_LAUNCH = "_kernel_time"
+"""End of the name of an event that is a kernel launch."""
 _BYTES = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "bool": 1, "string": 8} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
@@ -66,6 +69,28 @@ class OnnxRuntime(OnnxBased):
             events = _profile_of_one_run(path, threads, Path(folder))
         told = [event.get("args", {}).get("mem_in_use_peak") for event in events]
         return max((int(value) for value in told if value is not None), default=None)
+
+    def kernels(
+        self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None, runs: int = 50
+    ) -> tuple[Kernel, ...]:
+        """Times of onnxruntime's profile, in whole microseconds; the first of the runs is left out.
+
+        Raises:
+            CandidateError, DataError, DeviceError: as `load`.
+        """
+        import numpy as np
+
+        path, _ = self.opened(artifact, precision)
+        with tempfile.TemporaryDirectory(prefix="hwnas-kernels-") as folder:
+            options = _options(threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(folder, "profile")
+            session = OrtSession(path, options)
+            infer = session.bind(np.zeros(session.input_shape, np.float32))
+            for _ in range(runs + 1):
+                infer()
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return _kernels(events, runs)
 
 
 class OrtSession(Session):
@@ -144,10 +169,35 @@ def _options(threads: int) -> ort.SessionOptions:
 
 def _launches(events: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Kernel launches of a profile, in order: node name and arguments."""
-    suffix = "_kernel_time"
+    return ((event["name"].removesuffix(_LAUNCH), event["args"]) for event in _timed(events))
+
+
+def _timed(events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The events of a profile that are kernel launches; `ts` and `dur` are in microseconds."""
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(suffix) and "output_type_shape" in event["args"]:
-            yield event["name"].removesuffix(suffix), event["args"]
+        if event.get("cat") == "Node" and event["name"].endswith(_LAUNCH) and "output_type_shape" in event["args"]:
+            yield event
+
+
+def _kernels(events: list[dict[str, Any]], runs: int) -> tuple[Kernel, ...]:
+    """Medians over all runs of a profile but the first; each run launches the same kernels in the same order.
+
+    Raises:
+        CandidateError: `crash:onnxruntime`, the profile was cut off (onnxruntime keeps a million events).
+    """
+    launches = sorted(_timed(events), key=lambda event: event["ts"])
+    each = len(launches) // (runs + 1)
+    if each * (runs + 1) != len(launches):
+        raise CandidateError("crash:onnxruntime", "the profile is not complete: ask for fewer runs")
+    return tuple(
+        Kernel(
+            name=launches[place]["name"].removesuffix(_LAUNCH),
+            op=launches[place]["args"]["op_name"],
+            ms=statistics.median(event["dur"] for event in launches[each + place :: each]) / 1e3,
+            placement=launches[place]["args"]["provider"].removesuffix("ExecutionProvider"),
+        )
+        for place in range(each)
+    )
 
 
 def _assemble(graph: Any, launches: Iterator[tuple[str, dict[str, Any]]], runtime: str) -> Graph:

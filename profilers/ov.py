@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..spaces.errors import CandidateError, DeviceError
-from .graph import Graph, Node, Shape, count_macs, peak_bytes
-from .runtime import Artifact, Availability, OnnxBased, Session
+from .graph import Graph, Node, Shape, count_macs, peak_activations
+from .runtime import Artifact, Availability, Kernel, OnnxBased, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,17 @@ class OpenVino(OnnxBased):
     def executed_graph(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> Graph:
         return self.load(artifact, threads, precision).graph()
 
+    def kernels(
+        self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None, runs: int = 50
+    ) -> tuple[Kernel, ...]:
+        """Times of OpenVINO's own counters (PERF_COUNT): means, not medians, cut to whole microseconds.
+
+        Raises:
+            CandidateError, DataError, DeviceError: as `load`.
+        """
+        path, precision = self.opened(artifact, precision)
+        return OvSession(path, threads, precision, counting=True).kernels(runs)
+
 
 class OvSession(Session):
     """A model that OpenVINO has compiled.
@@ -71,13 +83,14 @@ class OvSession(Session):
         path: the file.
         threads: threads of one inference.
         precision: fp32, bf16 or int8.
+        counting: whether kernels are timed.
 
     Raises:
         CandidateError: `export`, OpenVINO cannot load it, or it has not exactly one input of type float.
         DeviceError: the processor has no bf16.
     """
 
-    def __init__(self, path: Path, threads: int, precision: str) -> None:
+    def __init__(self, path: Path, threads: int, precision: str, counting: bool = False) -> None:
         import openvino
 
         core = openvino.Core()
@@ -94,6 +107,7 @@ class OvSession(Session):
                     "INFERENCE_NUM_THREADS": threads,
                     "NUM_STREAMS": 1,
                     "ENABLE_CPU_PINNING": False,
+                    "PERF_COUNT": counting,
                 },
             )
         except MemoryError:
@@ -130,6 +144,31 @@ class OvSession(Session):
 
         return bound
 
+    def kernels(self, runs: int) -> tuple[Kernel, ...]:
+        """What OpenVINO's counters say, for a session that counts; in the order of the graph, with its names.
+
+        The counters are means over all runs so far, so the first run, which prepares kernels, is taken off.
+        """
+        import numpy as np
+
+        nodes = {node.name: node for node in self.graph().nodes}
+        infer = self.bind(np.zeros(self.input_shape, np.float32))
+        infer()
+        first = self._counters()
+        for _ in range(runs):
+            infer()
+        means = self._counters()
+        return tuple(
+            Kernel(name, node.op, max((runs + 1) * means[name] - first.get(name, 0.0), 0.0) / runs)
+            for name, node in nodes.items()
+            if name in means
+        )
+
+    def _counters(self) -> dict[str, float]:
+        """Mean time in ms of each kernel; 0 below a microsecond."""
+        told = self._request.get_profiling_info()
+        return {item.node_name: item.real_time / timedelta(milliseconds=1) for item in told}
+
     def graph(self) -> Graph:
         """The kernels that OpenVINO launches, as its compiled model describes them."""
         nodes: list[Node] = []
@@ -150,7 +189,10 @@ class OvSession(Session):
                     kind = "Subgraph with products"  # such as fused attention: not counted, and said so
                 nodes.append(_node(layer, kind, sources, [name in constants for name in names]))
         return Graph(
-            tuple(nodes), tuple(sorted(edges)), f"openvino {metadata.version('openvino')}", _peak(nodes, edges)
+            tuple(nodes),
+            tuple(sorted(edges)),
+            f"openvino {metadata.version('openvino')}",
+            peak_activations(nodes, edges),
         )
 
 
@@ -181,16 +223,6 @@ def _node(layer: Any, kind: str, sources: list[Any], constant: list[bool]) -> No
         macs=count_macs(op, inputs, weights, outputs),
         weights=weights,
     )
-
-
-def _peak(nodes: list[Node], edges: set[tuple[int, int]]) -> int:
-    """Largest sum of live activations: an output lives from its kernel to the last that reads it."""
-    last: dict[int, int] = {}
-    for start, end in edges:
-        last[start] = max(end, last.get(start, end))
-    spans = [(place, last.get(place, len(nodes)), node.bytes_out) for place, node in enumerate(nodes)]
-    begun = [(0, 0, nodes[0].bytes_in)] if nodes else []
-    return peak_bytes([*begun, *spans], len(nodes))
 
 
 def _told(layer: Any, name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ..spaces.errors import CandidateError, DataError, DeviceError
 from .child import Child
@@ -23,6 +23,9 @@ from .meter import MODEL, NONE, stated_watts
 from .protocol import CEILING_S, SLOW, VERSION
 from .reference import ReferenceMemory
 from .runtime import get_runtime
+
+if TYPE_CHECKING:
+    from .runtime import Kernel
 
 __all__ = ["LocalProfiler", "Profiler", "measured", "open_profiler"]
 
@@ -202,6 +205,16 @@ class LocalProfiler(Profiler):
 
     def graph(self, path: Path) -> Graph:
         return Graph.from_json(self._ask("graph", path)["graph"])
+
+    def kernels(self, path: Path, runs: int = 50) -> tuple[Kernel, ...]:
+        """Times of single kernels, as `Runtime.kernels`.
+
+        Raises:
+            CandidateError, DeviceError: as `Profiler.measure`.
+        """
+        from .runtime import Kernel
+
+        return tuple(Kernel(**kernel) for kernel in self._ask("kernels", path, runs=runs)["kernels"])
 
     def run(self, path: Path, x: Path, out: Path | None = None, deadline_s: float | None = None) -> Any:
         import numpy as np

@@ -27,6 +27,9 @@ BLOCK_S = 0.003
 """Aimed length of a block: short against the bursts of other processes, long against the clock."""
 
 MIN_BLOCKS, MAX_BLOCK_ITERATIONS = 15, 50
+REWARMED_S = 0.005
+"""Shorter inferences are run once, untimed, after each reference, which has used the caches: that would show."""
+
 FLOOR_S, CEILING_S = 0.25, 0.8
 """Shortest and longest time of timed inferences in one attempt; between them the interval's width decides."""
 

@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from .memory import measure_memory
 from .runtime import Session, get_runtime
 from .serve import serve
 
-__all__ = ["graph", "measure", "memory", "ping", "run"]
+__all__ = ["graph", "kernels", "measure", "memory", "ping", "run"]
 
 Request = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -100,6 +101,12 @@ def graph(request: Request) -> Request:
     """Describes what the runtime really executes."""
     runtime = get_runtime(request["runtime"])
     return {"graph": runtime.executed_graph(*_file(request)).to_json()}
+
+
+def kernels(request: Request) -> Request:
+    """Times the model's kernels with the runtime's own profiler, where it has one. Request: `runs`."""
+    timed = get_runtime(request["runtime"]).kernels(*_file(request), request["runs"])
+    return {"kernels": [asdict(kernel) for kernel in timed]}
 
 
 def run(request: Request) -> Request:
@@ -212,7 +219,7 @@ def _blocks(
         Seconds of single inferences per block, and seconds of the reference before, between and after them (n + 1).
     """
     iterations = min(max(round(protocol.BLOCK_S / each_s), 1), protocol.MAX_BLOCK_ITERATIONS)
-    rewarm = each_s < protocol.BLOCK_S  # the reference has used the caches: for a short inference that would show
+    rewarm = each_s < protocol.REWARMED_S
     reference = _make_reference()
     clock = time.perf_counter
     begin = clock()
@@ -265,5 +272,5 @@ def _make_reference() -> Callable[[], float]:
 
 if __name__ == "__main__":
     _network = not cut_network()  # before anything starts a thread
-    import_module(sys.argv[1])  # the runtime: its import is not part of the first request
-    serve({"graph": graph, "measure": measure, "memory": memory, "ping": ping, "run": run})
+    import_module(get_runtime(sys.argv[1]).module or sys.argv[1])  # not part of the first request
+    serve({"graph": graph, "kernels": kernels, "measure": measure, "memory": memory, "ping": ping, "run": run})

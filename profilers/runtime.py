@@ -116,6 +116,8 @@ class Runtime(ABC):
     precisions: ClassVar[tuple[str, ...]]
     suffix: ClassVar[str] = ".onnx"
     """Of the files that it runs."""
+    module: ClassVar[str] = ""
+    """What the measuring process imports first, where that is not the runtime's name."""
 
     @staticmethod
     @abstractmethod
@@ -275,7 +277,24 @@ def _openvino() -> type[Runtime]:
     return OpenVino
 
 
-_RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+def _ncnn() -> type[Runtime]:
+    from .ncnn_runtime import Ncnn
+
+    return Ncnn
+
+
+def _mnn() -> type[Runtime]:
+    from .mnn import Mnn
+
+    return Mnn
+
+
+_RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "ncnn": _ncnn,
+    "mnn": _mnn,
+}
 
 
 def runtime_names() -> tuple[str, ...]:

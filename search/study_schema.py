@@ -52,9 +52,14 @@ __all__ = [
     "VerifySpec",
 ]
 
-PRECISIONS = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
+PRECISIONS = {
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "ncnn": ("fp32", "bf16"),
+    "mnn": ("fp32", "int8"),
+}
 """Runtime → what it computes in; a test holds it against the runtimes' own lists, which are not imported here."""
-LATER_RUNTIMES = ("coreml", "executorch", "litert", "mnn", "ncnn", "replay", "tensorrt", "tflite")
+LATER_RUNTIMES = ("coreml", "executorch", "litert", "replay", "tensorrt", "tflite")
 LATER_PRECISIONS = ("fp16",)
 LATER_QUALITY = ("supernet", "table")
 LATER_DATA = ("huggingface", "image_folder", "torchvision")
@@ -192,7 +197,9 @@ class DeviceSpec(Spec):
     """Where a model runs: host, runtime, precision, threads."""
 
     host: Literal["local"] = Field(default="local", description="local: this machine")
-    runtime: Literal["onnxruntime", "openvino"] = Field(default="onnxruntime", description="what runs the model")
+    runtime: Literal["onnxruntime", "openvino", "ncnn", "mnn"] = Field(
+        default="onnxruntime", description="what runs the model"
+    )
     precision: Literal["fp32", "bf16", "int8"] = Field(
         default="fp32", description="number format of weights and activations"
     )

@@ -237,9 +237,11 @@ def _profile(model: Path, runtime: str, precision: str, threads: int, meter: dic
     found = get_runtime(runtime)
     file = found.file(folder / model.name, precision)
     try:
-        if is_quantised(model):
+        quantised = model.suffix == ".onnx" and is_quantised(model)
+        if quantised:
             precision = "int8"
-        if file.suffix == model.suffix and (precision != "int8" or is_quantised(model)):
+        own = file.suffix == model.suffix != ".onnx"  # made before: it says for itself what it holds
+        if own or (file.suffix == model.suffix and (precision != "int8" or quantised)):
             file = model
         elif not isinstance(found, OnnxBased):
             raise DeviceError(f"{runtime} makes its files from torch modules, not from '{model}'")

@@ -98,7 +98,7 @@ def test_yaml_1_2_scalars() -> None:
 @pytest.mark.parametrize(
     ("device", "says"),
     [
-        ("{runtime: ncnn}", "devices.cpu.runtime: 'ncnn' is not in this version (available: onnxruntime, openvino)"),
+        ("{runtime: coreml}", "devices.cpu.runtime: 'coreml' is not in this version (available: onnxruntime, openvino"),
         ("{runtime: replay, table: a.parquet}", "devices.cpu.runtime: 'replay' is not in this version"),
         ("{host: 'ssh:pi@pi5.local'}", "devices.cpu.host: 'ssh:pi@pi5.local' is not in this version"),
         ("{precision: fp16}", "devices.cpu.precision: onnxruntime has no 'fp16' in this version (fp32, int8)"),
@@ -112,7 +112,7 @@ def test_absent_devices_are_device_errors(device: str, says: str) -> None:
 
 
 def test_wrong_file_comes_before_absent_device() -> None:
-    text = LEAST.replace("{cpu: {}}", "{cpu: {runtime: ncnn}}") + "serch: {}\n"
+    text = LEAST.replace("{cpu: {}}", "{cpu: {runtime: coreml}}") + "serch: {}\n"
     assert "did you mean 'search'?" in fails(text)
 
 
