@@ -9,6 +9,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -121,6 +122,10 @@ class Runtime(ABC):
     @abstractmethod
     def available() -> Availability:
         """Whether the runtime is installed. Cheap: it does not import the runtime."""
+
+    def start(self) -> None:
+        """Imports what `load` needs: the measuring process does so before its first request."""
+        import_module(self.name)
 
     def file(self, model: Path, precision: str) -> Path:
         """Returns the file that this runtime needs, beside the fp32 ONNX file of the same network.
@@ -267,7 +272,17 @@ def _openvino() -> type[Runtime]:
     return OpenVino
 
 
-_RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+def _executorch() -> type[Runtime]:
+    from .et import ExecuTorch
+
+    return ExecuTorch
+
+
+_RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "executorch": _executorch,
+}
 
 
 def runtime_names() -> tuple[str, ...]:
