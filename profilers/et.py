@@ -224,9 +224,9 @@ def _quantised(program: Any, example: torch.Tensor, calibration: torch.Tensor) -
 def _traced(data: bytes) -> Iterator[Iterator[tuple[str, str, float]]]:
     """Yields the kernels of each inference: name, placement and milliseconds.
 
-    The format is that of `etdump_schema_flatcc.fbs` (devtools/etdump/).
+    The format is that of `etdump_schema_flatcc.fbs` (devtools/etdump/), with its length in front.
     """
-    for run in root(data, b"ED00").tables(1):
+    for run in root(data, b"ED00", start=4).tables(1):
         if run.text(0) == "Execute":
             yield _events(run.tables(3))
 
