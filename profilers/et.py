@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..spaces.errors import CandidateError, DeviceError
 from .conversion import converting
 from .flatbuffer import FlatbufferError, root
+from .folding import fold
 from .graph import Graph
 from .pte_file import read_graph
 from .runtime import Artifact, Availability, Kernel, Runtime, Session
@@ -65,7 +66,7 @@ class ExecuTorch(Runtime):
         with converting(model, path) as aside:
             import torch
 
-            program = torch.export.export(model, (example,))
+            program = torch.export.export(fold(model, example), (example,))
             if precision == "int8":
                 program = _quantised(program, example, example if calibration is None else calibration)
             aside.write_bytes(_lowered(program))

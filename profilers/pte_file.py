@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from .flatbuffer import FlatbufferError, Table, root
 from .graph import Graph, Node, Shape, count_macs, peak_bytes
@@ -95,6 +96,12 @@ _XNN_OPERATORS: dict[int, tuple[str, tuple[tuple[int, ...], tuple[int, ...], int
 """Operator of XNNPACK → the name of ONNX, by which it is counted, and the fields of inputs, constants and output."""
 
 _CHANNELS_LAST = frozenset({"Conv", "ConvTranspose", "AveragePool", "MaxPool", "GlobalAveragePool", "Resize"})
+_FUNCTIONS = frozenset({"Abs", "Clip", "Elu", "Exp", "Gelu", "HardSwish", "LeakyRelu", "Log", "Math", "Neg"}) | {
+    "Sigmoid",
+    "Sqrt",
+    "Tanh",
+}
+"""Functions of one value, which XNNPACK turns into tables between int8 values."""
 _DEPTHWISE = 13
 _NO_VALUE = 0xFFFFFFFF
 
@@ -170,6 +177,40 @@ class _Value:
         return math.ceil(math.prod(self.shape) * _BYTES.get(self.dtype, 1))
 
 
+@dataclass(frozen=True)
+class _Call:
+    """An operator with what it reads, constants too, and what it makes."""
+
+    op: str
+    read: tuple[_Value, ...]
+    made: tuple[_Value, ...]
+    group: int = 1
+    depthwise: bool = False
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+    def node(self, name: str, domain: str) -> Node:
+        last = domain == "xnnpack" and self.op in _CHANNELS_LAST
+        inputs = tuple(_first(value.shape, last) for value in self.read if not value.constant)
+        weights = tuple(_filter(value.shape, last, self.depthwise) for value in self.read if value.constant)
+        outputs = tuple(_first(value.shape, last) for value in self.made)
+        kernel = {"kernel": list(weights[0][2:])} if self.op in ("Conv", "ConvTranspose") and weights else {}
+        return Node(
+            name=name,
+            op=self.op,
+            domain=domain,
+            inputs=inputs,
+            outputs=outputs,
+            dtype=self.made[0].dtype if self.made else "unknown",
+            group=self.group,
+            attributes={**kernel, **self.attributes},
+            weight_bytes=sum(value.size for value in self.read if value.constant),
+            bytes_in=sum(value.size for value in self.read if not value.constant),
+            bytes_out=sum(value.size for value in self.made),
+            macs=count_macs(self.op, inputs, weights, outputs),
+            weights=weights,
+        )
+
+
 @dataclass
 class _Reading:
     """What was read so far: kernels, who made each tensor, and who read it last."""
@@ -183,6 +224,8 @@ class _Reading:
     def add(self, node: Node, inputs: Sequence[_Value], outputs: Sequence[_Value]) -> None:
         place = len(self.nodes)
         for value in inputs:
+            if value.constant:
+                continue
             if value.key in self.makers:
                 self.edges.add((self.makers[value.key], place))
             self.last[value.key] = place
@@ -205,8 +248,8 @@ class _Reading:
 def read_graph(data: bytes, runtime: str) -> Graph:
     """Returns the operators of the method `forward`, in order, those inside the XNNPACK delegate one by one.
 
-    Shapes of convolutions and pooling are (N, C, H, W), of other operators as they are stored. What XNNPACK merges when
-    it loads the file is not seen.
+    Shapes of convolutions and pooling are (N, C, H, W), of other operators as they are stored. Merged is what XNNPACK
+    merges when it loads the file, as far as `_merged` knows.
 
     Args:
         data: the file.
@@ -266,7 +309,8 @@ def _portable(reading: _Reading, operator: Table, args: Sequence[int], values: S
         op = "ConvTranspose" if _scalar(values, args[6]) else op
     if short == "addmm":
         read = read[1:] + read[:1]  # the bias comes first
-    reading.add(_node(f"{number}:{short}", op, name.partition("::")[0], read, outputs, group), read, outputs)
+    call = _Call(op, tuple(read), tuple(outputs), group)
+    reading.add(call.node(f"{number}:{short}", name.partition("::")[0]), read, outputs)
 
 
 def _delegate(
@@ -278,7 +322,7 @@ def _delegate(
         tensors = list(_tensors(values, args))
         read = [value for value in tensors if value.key in reading.makers] or tensors[:1]
         made = [value for value in tensors if value not in read]
-        reading.add(_node(f"{number}:{backend}", backend, backend, read, made, 1), read, made)
+        reading.add(_Call(backend, tuple(read), tuple(made)).node(f"{number}:{backend}", backend), read, made)
         return
     start, size = struct.unpack_from("<II", blob, 10) if blob[4:8] == b"XH00" else (0, len(blob))
     graph = root(blob[start : start + size], b"XN01")
@@ -286,8 +330,8 @@ def _delegate(
     inner = {value.key[1]: value for value in _xnn_values(graph, number)}
     for place, key in outer.items():
         inner[place] = _Value((-1, key), inner[place].shape, inner[place].dtype, False)
-    for count, item in enumerate(graph.tables(1)):
-        _xnn_node(reading, item, inner, f"{number}.{count}")
+    for count, call in enumerate(_merged(_xnn_calls(graph, inner))):
+        reading.add(call.node(f"{number}.{count}:{call.op}", "xnnpack"), call.read, call.made)
 
 
 def _xnn_values(graph: Table, number: int) -> Iterator[_Value]:
@@ -300,62 +344,60 @@ def _xnn_values(graph: Table, number: int) -> Iterator[_Value]:
         yield _Value((number, tensor.whole(6, "I")), tensor.numbers(2, "I"), dtype, tensor.whole(3, "I") > 0)
 
 
-def _xnn_node(reading: _Reading, item: Table, values: Mapping[int, _Value], name: str) -> None:
-    kind, told = item.whole(0, "B"), item.table(1)
-    if told is None:
-        raise FlatbufferError("a node without an operator")
-    if kind not in _XNN_OPERATORS:
-        reading.add(_node(f"{name}:{kind}", f"XNNPACK operator {kind}", "xnnpack", [], [], 1), [], [])
-        return
-    op, (inputs, constants, output) = _XNN_OPERATORS[kind]
-    keys = [told.whole(place, "I") for place in (*inputs, *constants)]
-    read = [values[key] for key in keys if key != _NO_VALUE and key in values]
-    made = [values[key] for key in [told.whole(output, "I")] if key in values]
-    group = told.whole(12, "I") if constants and op != "Gemm" else 1
-    bounds = item.table(3)
-    fused = {} if bounds is None else {"bounds": _bounds(bounds)}
-    short = f"{name}:{op}"
-    node = _node(short, op, "xnnpack", read, made, group, depthwise=kind == _DEPTHWISE, attributes=fused)
-    reading.add(node, [value for value in read if not value.constant], made)
+def _xnn_calls(graph: Table, values: Mapping[int, _Value]) -> Iterator[_Call]:
+    for item in graph.tables(1):
+        kind, told = item.whole(0, "B"), item.table(1)
+        if told is None:
+            raise FlatbufferError("a node without an operator")
+        if kind not in _XNN_OPERATORS:
+            yield _Call(f"XNNPACK operator {kind}", (), ())
+            continue
+        op, (inputs, constants, output) = _XNN_OPERATORS[kind]
+        keys = [told.whole(place, "I") for place in (*inputs, *constants)]
+        read = tuple(values[key] for key in keys if key != _NO_VALUE and key in values)
+        made = tuple(values[key] for key in [told.whole(output, "I")] if key in values)
+        group = told.whole(12, "I") if constants and op != "Gemm" else 1
+        bounds = item.table(3)
+        attributes = {} if bounds is None else {"bounds": _bounds(bounds)}
+        yield _Call(op, read, made, group, kind == _DEPTHWISE, attributes)
+
+
+def _merged(calls: Iterable[_Call]) -> list[_Call]:
+    """Merges what XNNPACK merges when it loads a file: two limits in a row, and int8 → float → function → int8.
+
+    The latter becomes a table of 256 values. Each must be the only reader of the one before it.
+    """
+    every = list(calls)
+    readers = Counter(value.key for call in every for value in call.read)
+    found: list[_Call] = []
+    for call in every:
+        chain = [call]
+        while len(chain) < 3 and len(found) >= len(chain):
+            before = found[-len(chain)]
+            made = [value.key for value in before.made]
+            if [value.key for value in chain[0].read] != made or readers[made[0]] != 1:
+                break
+            chain.insert(0, before)
+        names = [part.op for part in chain]
+        if names[-2:] == ["Clip", "Clip"]:
+            found[-1] = replace(chain[-2], made=call.made)
+        elif _is_table(chain, names):
+            found[-2:] = [replace(chain[1], read=chain[0].read, made=call.made)]
+        else:
+            found.append(call)
+    return found
+
+
+def _is_table(chain: Sequence[_Call], names: Sequence[str]) -> bool:
+    if len(chain) < 3 or names[0] != "Convert" or names[2] != "Convert" or names[1] not in _FUNCTIONS:
+        return False
+    return all(value.dtype in ("int8", "uint8") for value in (*chain[0].read, *chain[2].made))
 
 
 def _bounds(table: Table) -> list[float | None]:
     """Returns the limits that an operator puts on its output, None for an infinite one."""
     found = table.number(0, "f"), table.number(1, "f")
     return [value if math.isfinite(value) else None for value in found]
-
-
-def _node(
-    name: str,
-    op: str,
-    domain: str,
-    read: Sequence[_Value],
-    made: Sequence[_Value],
-    group: int,
-    *,
-    depthwise: bool = False,
-    attributes: Mapping[str, object] | None = None,
-) -> Node:
-    last = domain == "xnnpack" and op in _CHANNELS_LAST
-    inputs = tuple(_first(value.shape, last) for value in read if not value.constant)
-    weights = tuple(_filter(value.shape, last, depthwise) for value in read if value.constant)
-    outputs = tuple(_first(value.shape, last) for value in made)
-    kernel = {"kernel": list(weights[0][2:])} if op in ("Conv", "ConvTranspose") and weights else {}
-    return Node(
-        name=name,
-        op=op,
-        domain=domain,
-        inputs=inputs,
-        outputs=outputs,
-        dtype=made[0].dtype if made else "unknown",
-        group=group,
-        attributes={**kernel, **(attributes or {})},
-        weight_bytes=sum(value.size for value in read if value.constant),
-        bytes_in=sum(value.size for value in read if not value.constant),
-        bytes_out=sum(value.size for value in made),
-        macs=count_macs(op, inputs, weights, outputs),
-        weights=weights,
-    )
 
 
 def _first(shape: Shape, last: bool) -> Shape:
