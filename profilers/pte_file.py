@@ -1,7 +1,7 @@
 """What an ExecuTorch file tells of the operators that it runs.
 
-A .pte file is a flatbuffer of instructions, each a call of a portable kernel or of a delegate, with blobs behind it; the
-blob of the XNNPACK delegate is a flatbuffer of its own. The field numbers are those of `program.fbs` (schema/) and
+A .pte file is a flatbuffer of instructions, each a call of a portable kernel or of a delegate, with blobs behind it;
+that of the XNNPACK delegate is a flatbuffer of its own. The field numbers are those of `program.fbs` (schema/) and
 `schema.fbs` (backends/xnnpack/serialization/) of https://github.com/pytorch/executorch. Nothing in a file is executed.
 """
 
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from .aten import onnx_name
 from .flatbuffer import FlatbufferError, Table, root
 from .graph import Graph, Node, Shape, count_macs, peak_bytes
 
@@ -104,60 +105,6 @@ _FUNCTIONS = frozenset({"Abs", "Clip", "Elu", "Exp", "Gelu", "HardSwish", "Leaky
 """Functions of one value, which XNNPACK turns into tables between int8 values."""
 _DEPTHWISE = 13
 _NO_VALUE = 0xFFFFFFFF
-
-_PORTABLE = {
-    "_adaptive_avg_pool2d": "AveragePool",
-    "_log_softmax": "Softmax",
-    "_softmax": "Softmax",
-    "_to_dim_order_copy": "Cast",
-    "abs": "Abs",
-    "add": "Add",
-    "addmm": "Gemm",
-    "avg_pool2d": "AveragePool",
-    "bmm": "MatMul",
-    "cat": "Concat",
-    "clamp": "Clip",
-    "clone": "Identity",
-    "_clone_dim_order": "Identity",
-    "constant_pad_nd": "Pad",
-    "convolution": "Conv",
-    "dequantize_per_channel": "DequantizeLinear",
-    "dequantize_per_tensor": "DequantizeLinear",
-    "div": "Div",
-    "elu": "Elu",
-    "exp": "Exp",
-    "expand_copy": "Expand",
-    "gelu": "Gelu",
-    "hardtanh": "Clip",
-    "leaky_relu": "LeakyRelu",
-    "linear": "Gemm",
-    "log": "Log",
-    "max_pool2d_with_indices": "MaxPool",
-    "mean": "ReduceMean",
-    "mm": "MatMul",
-    "mul": "Mul",
-    "native_layer_norm": "BatchNormalization",
-    "permute_copy": "Transpose",
-    "quantize_per_tensor": "QuantizeLinear",
-    "relu": "Relu",
-    "rsqrt": "Math",
-    "select_copy": "Slice",
-    "sigmoid": "Sigmoid",
-    "slice_copy": "Slice",
-    "split_with_sizes_copy": "Split",
-    "sqrt": "Sqrt",
-    "squeeze_copy": "Squeeze",
-    "sub": "Sub",
-    "sum": "ReduceSum",
-    "tanh": "Tanh",
-    "transpose_copy": "Transpose",
-    "unsqueeze_copy": "Unsqueeze",
-    "upsample_bilinear2d": "Resize",
-    "upsample_nearest2d": "Resize",
-    "view_copy": "Reshape",
-    "where": "Where",
-}
-"""Portable kernel → the name of ONNX; others keep their own, and are not counted."""
 
 _TENSOR, _TENSOR_LISTS, _INT, _BOOL = 5, (10, 11), 2, 3
 
@@ -302,7 +249,7 @@ def _portable(reading: _Reading, operator: Table, args: Sequence[int], values: S
     read = [value for value in _tensors(values, args[:-1]) if value.key not in made]
     name = operator.text(0)
     short = name.rpartition("::")[2]
-    op = _PORTABLE.get(short, name)
+    op = onnx_name(name)
     group = 1
     if short == "convolution":
         group = _scalar(values, args[8])

@@ -278,10 +278,24 @@ def _executorch() -> type[Runtime]:
     return ExecuTorch
 
 
+def _torch() -> type[Runtime]:
+    from .eager import TorchEager
+
+    return TorchEager
+
+
+def _torch_cuda() -> type[Runtime]:
+    from .eager import TorchCuda
+
+    return TorchCuda
+
+
 _RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "executorch": _executorch,
+    "torch": _torch,
+    "torch-cuda": _torch_cuda,
 }
 
 
