@@ -140,7 +140,8 @@ class TorchSession(Session):
         torch.set_num_threads(threads)
         module, self.input_shape = read_aten(path)
         self._type: torch.dtype = getattr(torch, _TYPES[precision])
-        self._module = module.to(device, self._type).to(memory_format=torch.channels_last)
+        module.to(device, self._type)
+        self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not annotated
         self._device = device
 
     def __call__(self, x: Array) -> Array:
@@ -242,7 +243,7 @@ class CudaSession(TorchSession):
 
         sample, forward = self._taken(x), self._module.forward
         with torch.inference_mode():
-            aside = torch.cuda.Stream()
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(_CAPTURE_RUNS):

@@ -84,7 +84,8 @@ class _Folding:
     def _copied(self, node: torch.fx.Node) -> Any:
         import torch
 
-        args, kwargs = (torch.fx.map_arg(item, self._value) for item in (node.args, node.kwargs))
+        args: Any = torch.fx.map_arg(node.args, self._value)
+        kwargs: Any = torch.fx.map_arg(node.kwargs, self._value)
         aten = torch.ops.aten
         target: Callable[..., Any] = node.target  # type: ignore[assignment]  # of a call it is no text
         target = aten.reshape.default if target is aten.view.default else target  # a view depends on the layout
