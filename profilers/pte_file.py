@@ -103,6 +103,8 @@ _FUNCTIONS = frozenset({"Abs", "Clip", "Elu", "Exp", "Gelu", "HardSwish", "Leaky
     "Tanh",
 }
 """Functions of one value, which XNNPACK turns into tables between int8 values."""
+_LIMITED = frozenset({"AveragePool", "Clip", "Conv", "ConvTranspose", "Gemm", "MaxPool"})
+"""Operators that XNNPACK gives the limits of the one behind them."""
 _DEPTHWISE = 13
 _NO_VALUE = 0xFFFFFFFF
 
@@ -310,9 +312,10 @@ def _xnn_calls(graph: Table, values: Mapping[int, _Value]) -> Iterator[_Call]:
 
 
 def _merged(calls: Iterable[_Call]) -> list[_Call]:
-    """Merges what XNNPACK merges when it loads a file: two limits in a row, and int8 → float → function → int8.
+    """Merges what XNNPACK merges when it loads a file: limits into what they limit, and int8 → float → function → int8.
 
-    The latter becomes a table of 256 values. Each must be the only reader of the one before it.
+    The latter becomes a table of 256 values. Each must be the only reader of the one before it. (`subgraph.c` of
+    XNNPACK; ExecuTorch's event tracer shows it.)
     """
     every = list(calls)
     readers = Counter(value.key for call in every for value in call.read)
@@ -326,8 +329,8 @@ def _merged(calls: Iterable[_Call]) -> list[_Call]:
                 break
             chain.insert(0, before)
         names = [part.op for part in chain]
-        if names[-2:] == ["Clip", "Clip"]:
-            found[-1] = replace(chain[-2], made=call.made)
+        if names[-1] == "Clip" and len(names) > 1 and names[-2] in _LIMITED:
+            found[-1] = replace(chain[-2], made=call.made, attributes={**chain[-2].attributes, **call.attributes})
         elif _is_table(chain, names):
             found[-2:] = [replace(chain[1], read=chain[0].read, made=call.made)]
         else:
