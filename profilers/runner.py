@@ -1,8 +1,8 @@
 """The measuring process: loads model files into a runtime and times, runs or describes them.
 
-Run as `python -m hwnas.profilers.runner RUNTIME` by `LocalProfiler`. Imports numpy and the runtime, never torch, so
-that it starts in a fraction of a second and that nothing else lives in the process that measures. Every request names
-`path`, `runtime`, `threads` and `precision`.
+Run as `python -m hwnas.profilers.runner RUNTIME` by `LocalProfiler`. Imports numpy and the runtime, and torch only for
+a runtime that is made of it, so that it starts fast and that nothing else lives in the process that measures. Every
+request names `path`, `runtime`, `threads` and `precision`.
 """
 
 from __future__ import annotations
