@@ -156,7 +156,7 @@ def test_a_shape_is_not_for_files(call: Call, tmp_path: Path) -> None:
 def test_a_conversion_that_hangs_is_killed(code: Path, tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
-    with TorchModule("mine:hangs", (1, 8, 8), code, deadline_s=8.0) as module:
+    with TorchModule("mine:hangs", (1, 8, 8), code, deadline_s=3.0) as module:
         with pytest.raises(CandidateError) as raised:
             module.convert(get_runtime("torch"), "fp32", folder)
         assert raised.value.code == "timeout" and os.listdir(folder) == []
