@@ -13,14 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["conditions", "fingerprint", "used_shares"]
+__all__ = ["conditions", "cpu_flags", "fingerprint", "used_shares"]
 
 
 def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
     """What must be equal for two measurements to be comparable.
 
     Args:
-        runtime: name of the runtime's package.
+        runtime: name of the runtime, which begins with its package's, as `torch-cuda` does.
     """
     cpu = _cpu()
     return {
@@ -32,8 +32,15 @@ def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
         "machine": platform.machine(),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        runtime: _version(runtime),
+        runtime: _version(runtime.partition("-")[0]),
+        **({"gpu": _gpus()} if runtime.endswith("-cuda") else {}),
     }
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, in the kernel's words, e.g. `avx2`."""
+    cpu = _cpu()
+    return frozenset(cpu.get("flags", cpu.get("Features", "")).split())
 
 
 def conditions(root: str = "/") -> dict[str, Any]:
@@ -109,6 +116,13 @@ def _memory_bytes() -> int:
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 0
+
+
+def _gpus() -> str:
+    """Names of the NVIDIA devices, as their driver on Linux gives them."""
+    texts = [_read(str(path)) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("Model:")]
+    return ", ".join(line.partition(":")[2].strip() for line in lines) or "unknown"
 
 
 def _version(package: str) -> str:

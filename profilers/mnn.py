@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,7 +48,9 @@ class Mnn(OnnxBased):
     name: ClassVar[str] = "mnn"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
     suffix: ClassVar[str] = ".mnn"
-    module: ClassVar[str] = "MNN"
+
+    def start(self) -> None:
+        import_module("MNN")
 
     @staticmethod
     def available() -> Availability:

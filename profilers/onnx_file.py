@@ -17,7 +17,7 @@ from ..spaces.errors import CandidateError, DataError, DiskError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["input_shape", "is_quantised", "quantise", "replacing", "write_onnx"]
+__all__ = ["export_failed", "input_shape", "is_quantised", "quantise", "replacing", "without_noise", "write_onnx"]
 
 OPSET = 18
 
@@ -66,7 +66,7 @@ def quantise(source: Path, calibration: torch.Tensor, path: Path) -> None:
             place = next(self._left, None)
             return None if place is None else {self._name: calibration[place : place + 1].numpy()}
 
-    with replacing(path) as aside, tempfile.TemporaryDirectory(prefix="hwnas-quantise-") as folder, _quiet():
+    with replacing(path) as aside, tempfile.TemporaryDirectory(prefix="hwnas-quantise-") as folder, without_noise():
         plain = os.path.join(folder, "plain.onnx")
         try:
             quant_pre_process(str(source), plain, skip_symbolic_shape=True)
@@ -82,7 +82,7 @@ def quantise(source: Path, calibration: torch.Tensor, path: Path) -> None:
         except (OSError, MemoryError):
             raise
         except Exception as error:  # its exceptions have no common base
-            raise _failed(error) from error
+            raise export_failed(error) from error
 
 
 def is_quantised(path: Path) -> bool:
@@ -124,7 +124,7 @@ def _graph(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # protobuf's exceptions have no common base
-        raise _failed(error) from error
+        raise export_failed(error) from error
 
 
 @contextlib.contextmanager
@@ -142,7 +142,7 @@ def replacing(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def _failed(error: Exception) -> CandidateError:
+def export_failed(error: Exception) -> CandidateError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return CandidateError("export", f"{type(error).__name__}: {lines[0] if lines else ''}"[:300])
 
@@ -159,7 +159,7 @@ def _export(model: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with _quiet():
+        with without_noise():
             try:
                 _trace(model, example, path)
             except (OSError, MemoryError):
@@ -172,7 +172,7 @@ def _export(model: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever a candidate's code or the exporter raises
-        raise _failed(error) from error
+        raise export_failed(error) from error
     finally:
         for module, mode in was_training.items():
             module.training = mode
@@ -212,7 +212,7 @@ def _capture(model: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def without_noise() -> Iterator[None]:
     """Nothing of the exporters' prints, warnings and log lines."""
     root, silent = logging.getLogger(), logging.NullHandler()
     loggers = [root, *(logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export"))]

@@ -1,8 +1,8 @@
 """The measuring process: loads model files into a runtime and times, runs or describes them.
 
-Run as `python -m hwnas.profilers.runner RUNTIME` by `LocalProfiler`. Imports numpy and the runtime, never torch, so
-that it starts in a fraction of a second and that nothing else lives in the process that measures. Every request names
-`path`, `runtime`, `threads` and `precision`.
+Run as `python -m hwnas.profilers.runner RUNTIME` by `LocalProfiler`. Imports numpy and the runtime, and torch only for
+a runtime that is made of it, so that it starts fast and that nothing else lives in the process that measures. Every
+request names `path`, `runtime`, `threads` and `precision`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -272,5 +271,5 @@ def _make_reference() -> Callable[[], float]:
 
 if __name__ == "__main__":
     _network = not cut_network()  # before anything starts a thread
-    import_module(get_runtime(sys.argv[1]).module or sys.argv[1])  # not part of the first request
+    get_runtime(sys.argv[1]).start()
     serve({"graph": graph, "kernels": kernels, "measure": measure, "memory": memory, "ping": ping, "run": run})

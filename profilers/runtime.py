@@ -9,6 +9,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -116,13 +117,15 @@ class Runtime(ABC):
     precisions: ClassVar[tuple[str, ...]]
     suffix: ClassVar[str] = ".onnx"
     """Of the files that it runs."""
-    module: ClassVar[str] = ""
-    """What the measuring process imports first, where that is not the runtime's name."""
 
     @staticmethod
     @abstractmethod
     def available() -> Availability:
         """Whether the runtime is installed. Cheap: it does not import the runtime."""
+
+    def start(self) -> None:
+        """Imports what `load` needs: the measuring process does so before its first request."""
+        import_module(self.name)
 
     def file(self, model: Path, precision: str) -> Path:
         """Returns the file that this runtime needs, beside the fp32 ONNX file of the same network.
@@ -289,11 +292,32 @@ def _mnn() -> type[Runtime]:
     return Mnn
 
 
+def _executorch() -> type[Runtime]:
+    from .et import ExecuTorch
+
+    return ExecuTorch
+
+
+def _torch() -> type[Runtime]:
+    from .eager import TorchEager
+
+    return TorchEager
+
+
+def _torch_cuda() -> type[Runtime]:
+    from .eager import TorchCuda
+
+    return TorchCuda
+
+
 _RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "ncnn": _ncnn,
     "mnn": _mnn,
+    "executorch": _executorch,
+    "torch": _torch,
+    "torch-cuda": _torch_cuda,
 }
 
 

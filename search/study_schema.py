@@ -57,10 +57,13 @@ PRECISIONS = {
     "openvino": ("fp32", "bf16", "int8"),
     "ncnn": ("fp32", "bf16"),
     "mnn": ("fp32", "int8"),
+    "executorch": ("fp32", "int8"),
+    "torch": ("fp32", "bf16"),
+    "torch-cuda": ("fp32", "fp16", "bf16"),
 }
 """Runtime → what it computes in; a test holds it against the runtimes' own lists, which are not imported here."""
-LATER_RUNTIMES = ("coreml", "executorch", "litert", "replay", "tensorrt", "tflite")
-LATER_PRECISIONS = ("fp16",)
+LATER_RUNTIMES = ("coreml", "litert", "replay", "tensorrt", "tflite")
+LATER_PRECISIONS: tuple[str, ...] = ()
 LATER_QUALITY = ("supernet", "table")
 LATER_DATA = ("huggingface", "image_folder", "torchvision")
 LATER_FORMATS = ("executorch", "litert", "ncnn", "openvino", "tflite")
@@ -197,10 +200,10 @@ class DeviceSpec(Spec):
     """Where a model runs: host, runtime, precision, threads."""
 
     host: Literal["local"] = Field(default="local", description="local: this machine")
-    runtime: Literal["onnxruntime", "openvino", "ncnn", "mnn"] = Field(
+    runtime: Literal["onnxruntime", "openvino", "ncnn", "mnn", "executorch", "torch", "torch-cuda"] = Field(
         default="onnxruntime", description="what runs the model"
     )
-    precision: Literal["fp32", "bf16", "int8"] = Field(
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(
         default="fp32", description="number format of weights and activations"
     )
     threads: int = Field(default=1, ge=1, le=1024, description="threads of the runtime")

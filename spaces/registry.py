@@ -19,7 +19,7 @@ from .mobile import Mobile
 from .narrowing import Params
 from .space import Shape, Space, own_code
 
-__all__ = ["builtin_names", "find_space", "load_space"]
+__all__ = ["builtin_names", "execute", "find_space", "load_space"]
 
 GROUP = "hwnas.spaces"
 """Entry point group of plug-ins."""
@@ -75,7 +75,7 @@ def find_space(use: str, allow_code: Path | None = None) -> Found:
     Raises:
         SpaceError: the name is unknown, or the file or plug-in fails.
     """
-    own = _spaces_of(_execute(allow_code)) if allow_code is not None else {}
+    own = _spaces_of(execute(allow_code)) if allow_code is not None else {}
     for name in own:
         if name in _BUILTIN:
             raise SpaceError(f"{allow_code}: space '{name}' has the name of a built-in space; give it another")
@@ -104,8 +104,12 @@ def _fit(space: Space, input_shape: Shape | None, num_classes: int | None) -> Sp
     return space
 
 
-def _execute(path: Path) -> ModuleType:
-    """Runs a file that the user allowed, once per process."""
+def execute(path: Path) -> ModuleType:
+    """Runs a file that the user allowed, once per process.
+
+    Raises:
+        SpaceError: there is no such file, or it fails.
+    """
     path = path.resolve()
     if path in _files:
         return _files[path]

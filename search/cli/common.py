@@ -28,7 +28,7 @@ def allow_code(function: F) -> F:
         "--allow-code",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="A Python file with spaces of your own; it is executed.",
+        help="A Python file of your own; it is executed.",
     )(function)
 
 

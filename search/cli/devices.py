@@ -63,7 +63,8 @@ def _tested(runtime: str, threads: int) -> str:
 
     with tempfile.TemporaryDirectory(prefix="hwnas-test-") as folder, LocalProfiler(runtime, threads) as profiler:
         model = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 16 * 16, 10)).eval()
-        path = Path(folder) / "test.onnx"
-        get_runtime(runtime).convert(model, torch.zeros(1, 3, 32, 32), path)
+        found = get_runtime(runtime)
+        path = found.file(Path(folder) / "test.onnx", "fp32")
+        found.convert(model, torch.zeros(1, 3, 32, 32), path)
         told = profiler.measure(path)
     return f"{told.latency_ms:.4f} ms ({told.quality})"

@@ -22,7 +22,7 @@ VERBS = {
     "report": "Write the page of a run: one offline HTML file.",
     "select": "What to ship inside the limits, and why.",
     "export": "Copy the files of one network out of a run.",
-    "profile": "Latency, size and operators of a model file on a device.",
+    "profile": "Latency, size and operators of a model on a device.",
     "devices": "List and test devices.",
     "dashboard": "Open optuna-dashboard on a run.",
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError, did_you_mean
-from .common import as_json, next_command, print_json, print_table, say
+from .common import allow_code, as_json, next_command, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ...profilers import Graph, Measurement, Memory, Node
+    from ...profilers import Graph, Measurement, Memory, Node, Runtime
+    from ..torch_module import TorchModule
 
 
 PROCESSES = 2
@@ -71,7 +72,8 @@ class _Profile:
 
 
 @click.command("profile")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
+@click.option("--input", "shape", metavar="C,H,W", help="Shape of the input of a torch module.")
 @click.option(
     "--device",
     "devices",
@@ -90,19 +92,31 @@ class _Profile:
     help="What tells the energy: auto, none, rapl, csv:path=log.csv, model:watts=5, ...; see docs/energy.md.",
 )
 @click.option("--layers", is_flag=True, help="List the operators that are really executed.")
+@allow_code
 @as_json
-def command(model: Path, devices: tuple[str, ...], threads: int, meter: str, layers: bool, as_json: bool) -> int:
-    """Latency, energy, memory, size and operators of an ONNX file, on one or several devices of this machine.
+def command(
+    model: str,
+    shape: str | None,
+    devices: tuple[str, ...],
+    threads: int,
+    meter: str,
+    layers: bool,
+    allow_code: Path | None,
+    as_json: bool,
+) -> int:
+    """Latency, energy, memory, size and operators of a model, on one or several devices of this machine.
 
-    An fp32 file on an int8 device is quantised first, with random samples: its latency counts, its outputs do not.
+    MODEL is an ONNX file, a file of the runtime's own, or package.module:attribute: a torch module, or a function
+    without arguments that returns one. Its module must be installed, or be that of the --allow-code file.
+
+    An fp32 model on an int8 device is quantised first, with random samples: its latency counts, its outputs do not.
     Exit code 4 when a meter that was named tells nothing.
     """
     named, options = [_named(device) for device in devices], _meter(meter)
-    if not model.is_file():
-        raise UsageError(f"no file '{model}': give an ONNX file, e.g. runs/NAME/artifacts/ID/model.onnx")
-    with tempfile.TemporaryDirectory(prefix="hwnas-profile-") as folder:
-        work = Path(folder)
-        profiles = [_profile(model, runtime, precision, threads, options, work) for runtime, precision in named]
+    with contextlib.ExitStack() as stack:
+        source = _source(model, shape, allow_code, stack)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-profile-")))
+        profiles = [_profile(source, runtime, precision, threads, options, folder) for runtime, precision in named]
     lost = [p.told.energy.reason for p in profiles if p.told.energy and p.told.energy.source == "missing"]
     code = DeviceError.exit_code if lost and options["use"] != "auto" else 0
     if as_json:
@@ -198,9 +212,30 @@ def _meter(text: str) -> dict[str, Any]:
 
 def _plain(value: str) -> str | int | float:
     for kind in (int, float):
-        with suppress(ValueError):
+        with contextlib.suppress(ValueError):
             return kind(value)
     return value
+
+
+def _source(model: str, shape: str | None, code: Path | None, stack: contextlib.ExitStack) -> Path | TorchModule:
+    """Returns what MODEL names: a file, or a module whose converter lives as long as `stack`."""
+    if Path(model).is_file():
+        if shape is not None:
+            raise UsageError(f"--input is for torch modules; '{model}' tells the shape of its input itself")
+        return Path(model)
+    place, colon, attribute = model.partition(":")
+    if not colon or not all(map(str.isidentifier, (*place.split("."), attribute))):
+        raise UsageError(
+            f"no file '{model}': give an ONNX file, e.g. runs/NAME/artifacts/ID/model.onnx, or package.module:attribute"
+        )
+    if shape is None:
+        raise UsageError("a torch module needs the shape of its input: --input C,H,W")
+    sides = shape.split(",")
+    if len(sides) != 3 or not all(side.strip().isdecimal() and 0 < int(side) < 1 << 16 for side in sides):
+        raise UsageError(f"--input must be three whole numbers C,H,W, not '{shape}'")
+    from ..torch_module import TorchModule
+
+    return stack.enter_context(TorchModule(model, tuple(map(int, sides)), code))
 
 
 def _rows(nodes: tuple[Node, ...]) -> list[list[str]]:
@@ -229,27 +264,24 @@ def _named(device: str) -> tuple[str, str]:
     return runtime, precision or "fp32"
 
 
-def _profile(model: Path, runtime: str, precision: str, threads: int, meter: dict[str, Any], folder: Path) -> _Profile:
-    from ...profilers import LocalProfiler, MeasurementStore, OnnxBased, Stored, get_runtime
-    from ...profilers.onnx_file import input_shape, is_quantised
+def _profile(
+    model: Path | TorchModule, runtime: str, precision: str, threads: int, meter: dict[str, Any], folder: Path
+) -> _Profile:
+    from ...profilers import LocalProfiler, MeasurementStore, Stored, get_runtime
+    from ...profilers.onnx_file import is_quantised
     from ...profilers.profiler import measured
 
     found = get_runtime(runtime)
-    file = found.file(folder / model.name, precision)
     try:
-        quantised = model.suffix == ".onnx" and is_quantised(model)
-        if quantised:
-            precision = "int8"
-        own = file.suffix == model.suffix != ".onnx"  # made before: it says for itself what it holds
-        if own or (file.suffix == model.suffix and (precision != "int8" or quantised)):
-            file = model
-        elif not isinstance(found, OnnxBased):
-            raise DeviceError(f"{runtime} makes its files from torch modules, not from '{model}'")
-        elif not file.is_file():
-            import torch
-
-            torch.manual_seed(0)
-            found.convert_file(model, file, precision, torch.randn(8, *input_shape(model)[1:]))
+        if not isinstance(model, Path):
+            available = found.available()
+            if not available.ok:
+                raise DeviceError(f"{runtime} is missing ({available.missing}): {available.install}")
+            file = model.convert(found, precision, folder)
+        else:
+            if model.suffix == ".onnx" and is_quantised(model):
+                precision = "int8"
+            file = _file(model, found, precision, folder)
         with LocalProfiler(runtime, threads, precision, meter=meter) as profiler:
             told = measured(Stored(profiler, MeasurementStore(), ask=False), file, processes=PROCESSES)
             graph, memory = profiler.graph(file), profiler.memory(file)
@@ -257,3 +289,21 @@ def _profile(model: Path, runtime: str, precision: str, threads: int, meter: dic
             return _Profile(name, told, graph, profiler.fingerprint(), size_mb, memory)
     except CandidateError as error:
         raise DataError(f"{model}: {error}") from error
+
+
+def _file(model: Path, runtime: Runtime, precision: str, folder: Path) -> Path:
+    """Returns the file that a runtime needs: the one given, or one made from it."""
+    from ...profilers import OnnxBased
+    from ...profilers.onnx_file import input_shape, is_quantised
+
+    file = runtime.file(folder / model.name, precision)
+    if file.suffix == model.suffix and (model.suffix != ".onnx" or precision != "int8" or is_quantised(model)):
+        return model
+    if not isinstance(runtime, OnnxBased):
+        raise DeviceError(f"{runtime.name} makes its files from torch modules, not from '{model}'")
+    if not file.is_file():
+        import torch
+
+        torch.manual_seed(0)
+        runtime.convert_file(model, file, precision, torch.randn(8, *input_shape(model)[1:]))
+    return file

@@ -1,0 +1,96 @@
+"""ATen, torch's own set of operators: the names of ONNX for them, by which they are counted."""
+
+from __future__ import annotations
+
+__all__ = ["onnx_name"]
+
+_NAMES = {
+    "abs": "Abs",
+    "adaptive_avg_pool1d": "AveragePool",
+    "adaptive_avg_pool2d": "AveragePool",
+    "adaptive_max_pool2d": "MaxPool",
+    "add": "Add",
+    "addmm": "Gemm",
+    "avg_pool2d": "AveragePool",
+    "bmm": "MatMul",
+    "cat": "Concat",
+    "chunk": "Split",
+    "clamp": "Clip",
+    "clone": "Identity",
+    "clone_dim_order": "Identity",
+    "constant_pad_nd": "Pad",
+    "contiguous": "Identity",
+    "conv1d": "Conv",
+    "conv2d": "Conv",
+    "conv3d": "Conv",
+    "conv_transpose1d": "ConvTranspose",
+    "conv_transpose2d": "ConvTranspose",
+    "convolution": "Conv",
+    "dequantize_per_channel": "DequantizeLinear",
+    "dequantize_per_tensor": "DequantizeLinear",
+    "div": "Div",
+    "dropout": "Dropout",
+    "elu": "Elu",
+    "exp": "Exp",
+    "expand": "Expand",
+    "flatten": "Reshape",
+    "gelu": "Gelu",
+    "hardsigmoid": "HardSigmoid",
+    "hardswish": "HardSwish",
+    "hardtanh": "Clip",
+    "leaky_relu": "LeakyRelu",
+    "linear": "Gemm",
+    "log": "Log",
+    "log_softmax": "Softmax",
+    "matmul": "MatMul",
+    "max_pool2d": "MaxPool",
+    "max_pool2d_with_indices": "MaxPool",
+    "mean": "ReduceMean",
+    "mm": "MatMul",
+    "mul": "Mul",
+    "native_batch_norm_legit_no_training": "BatchNormalization",
+    "native_layer_norm": "BatchNormalization",
+    "layer_norm": "BatchNormalization",
+    "pad": "Pad",
+    "permute": "Transpose",
+    "pixel_shuffle": "Transpose",
+    "pow": "Pow",
+    "prelu": "PRelu",
+    "quantize_per_tensor": "QuantizeLinear",
+    "relu": "Relu",
+    "relu6": "Clip",
+    "reshape": "Reshape",
+    "rsqrt": "Math",
+    "select": "Slice",
+    "sigmoid": "Sigmoid",
+    "silu": "Sigmoid",
+    "slice": "Slice",
+    "softmax": "Softmax",
+    "split": "Split",
+    "split_with_sizes": "Split",
+    "sqrt": "Sqrt",
+    "squeeze": "Squeeze",
+    "sub": "Sub",
+    "sum": "ReduceSum",
+    "t": "Transpose",
+    "tanh": "Tanh",
+    "to": "Cast",
+    "to_copy": "Cast",
+    "to_dim_order_copy": "Cast",
+    "transpose": "Transpose",
+    "unsqueeze": "Unsqueeze",
+    "upsample_bilinear2d": "Resize",
+    "upsample_nearest2d": "Resize",
+    "view": "Reshape",
+    "where": "Where",
+}
+
+
+def onnx_name(name: str) -> str:
+    """Returns the name of ONNX for an operator, or its own where it has none here: then it is not counted.
+
+    >>> onnx_name("aten::view_copy"), onnx_name("aten::_softmax"), onnx_name("aten::lstm")
+    ('Reshape', 'Softmax', 'aten::lstm')
+    """
+    short = name.rpartition("::")[2].lstrip("_")
+    return _NAMES.get(short) or _NAMES.get(short.removesuffix("_copy"), name)

@@ -1,0 +1,170 @@
+"""`hwnas profile` on a torch module."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwnas.profilers import get_runtime
+from hwnas.search.cli import main
+from hwnas.search.torch_module import TorchModule, convert
+from hwnas.spaces.errors import CandidateError, UsageError
+
+Call = Callable[..., tuple[int, str, str]]
+
+CODE = """
+import os, time
+import torch
+from torch import nn
+
+NUMBER = 3
+net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
+
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def wants(width):
+    return nn.Linear(width, 1)
+
+class Odd(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("no such luck")
+
+def of_another_kind():
+    return "a text"
+
+def dies():
+    os.abort()
+
+def hangs():
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = main([str(word) for word in words])
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return code, told.out, told.err
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(CODE)
+    return path
+
+
+def test_a_module_on_two_devices(call: Call, code: Path) -> None:
+    devices = ("--device", "torch", "--device", "onnxruntime")
+    status, out, _ = call("profile", "mine:net", "--input", "1,8,8", "--allow-code", code, *devices, "--json")
+    assert status == 0
+    told = json.loads(out)
+    assert told["model"] == "mine:net"
+    assert [profile["device"] for profile in told["profiles"]] == ["torch:fp32", "onnxruntime:fp32"]
+    assert all(profile["latency_ms"]["median"] > 0 and profile["size_mb"] > 0 for profile in told["profiles"])
+    assert told["profiles"][0]["macs"] == 4 * 9 * 36 + 1440
+    assert "torch" in told["profiles"][0]["fingerprint"]
+
+
+def test_a_function_that_returns_a_module(code: Path, tmp_path: Path) -> None:
+    assert convert(asked("mine:make", code, tmp_path)) == {}
+    found = get_runtime("torch").executed_graph(tmp_path / "m.aten")
+    assert found.macs == 640
+
+
+def test_an_installed_module(call: Call) -> None:
+    status, out, _ = call("profile", "torch.nn:Flatten", "--input", "1,8,8", "--device", "torch", "--layers")
+    assert status == 0 and "Reshape" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("mine:nett", "--input", "1,8,8"), 2, "module 'mine' has no 'nett' (did you mean 'net'?)"),
+        (("mine:net",), 2, "--input C,H,W"),
+        (("mine:net", "--input", "8,8"), 2, "--input must be three whole numbers C,H,W, not '8,8'"),
+        (("mine:net", "--input", "1,-8,8"), 2, "'1,-8,8'"),
+        (("mine.net", "--input", "1,8,8"), 2, "no file 'mine.net'"),
+        (("mine:Odd", "--input", "1,8,8"), 65, "mine:Odd: export: RuntimeError: no such luck"),
+        (("mine:dies", "--input", "1,8,8"), 65, "mine:dies: crash:SIGABRT"),
+    ],
+)
+def test_what_is_refused(call: Call, code: Path, words: tuple[str, ...], status: int, says: str) -> None:
+    found, out, said = call("profile", *words, "--allow-code", code)
+    assert (found, out) == (status, "") and says in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("minee:net", UsageError, "no module 'minee' is installed"),
+        ("torch.nnn:Linear", UsageError, "no module 'torch.nnn' is installed"),
+        ("mine:NUMBER", UsageError, "'mine:NUMBER' is a int"),
+        ("mine:of_another_kind", UsageError, "gives a str, expected a torch.nn.Module"),
+        ("mine:wants", CandidateError, "build: mine:wants: TypeError"),
+    ],
+)
+def test_names_of_other_things(code: Path, tmp_path: Path, name: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        convert(asked(name, code, tmp_path))
+
+
+def asked(name: str, code: Path, folder: Path) -> dict[str, Any]:
+    """Returns a request to the converter."""
+    return {
+        "name": name,
+        "allow_code": str(code),
+        "input": [1, 8, 8],
+        "runtime": "torch",
+        "precision": "fp32",
+        "path": str(folder / "m.aten"),
+    }
+
+
+def test_a_file_runs_only_when_it_is_allowed(
+    call: Call, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code.write_text(f"{CODE}\nopen({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    status, _, said = call("profile", "mine:net", "--input", "1,8,8")
+    assert status == 2 and "--allow-code" in said and not (tmp_path / "ran").exists()
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    status, _, said = call("profile", "broken:net", "--input", "1,8,8", "--allow-code", tmp_path / "broken.py")
+    assert status == 2 and "ZeroDivisionError" in said
+
+
+def test_a_shape_is_not_for_files(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    status, _, said = call("profile", tmp_path / "model.onnx", "--input", "1,8,8")
+    assert status == 2 and "--input is for torch modules" in said
+
+
+def test_a_conversion_that_hangs_is_killed(code: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    with TorchModule("mine:hangs", (1, 8, 8), code, deadline_s=3.0) as module:
+        with pytest.raises(CandidateError) as raised:
+            module.convert(get_runtime("torch"), "fp32", folder)
+        assert raised.value.code == "timeout" and os.listdir(folder) == []
+
+
+def test_a_file_of_the_runtimes_own_is_profiled(call: Call, code: Path, tmp_path: Path) -> None:
+    with TorchModule("mine:net", (1, 8, 8), code) as module:
+        file = module.convert(get_runtime("torch"), "fp32", tmp_path)
+    assert file == tmp_path / "module.aten"
+    status, out, _ = call("profile", file, "--device", "torch", "--json")
+    assert status == 0 and json.loads(out)["profiles"][0]["macs"] == 4 * 9 * 36 + 1440
