@@ -12,12 +12,15 @@ from typing import Any
 
 __all__ = ["conditions", "fingerprint", "stolen_share"]
 
+_PACKAGES = {"litert": "ai-edge-litert"}
+"""Runtime → its package, where that has another name."""
+
 
 def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
     """What must be equal for two measurements to be comparable.
 
     Args:
-        runtime: name of the runtime's package.
+        runtime: name of the runtime.
     """
     cpu = _cpu()
     return {
@@ -29,7 +32,7 @@ def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
         "machine": platform.machine(),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        runtime: _version(runtime),
+        runtime: _version(_PACKAGES.get(runtime, runtime)),
     }
 
 

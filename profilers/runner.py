@@ -198,5 +198,6 @@ def _make_reference() -> Callable[[], float]:
 
 
 if __name__ == "__main__":
-    import_module(sys.argv[1])  # the runtime: its import is not part of the first request
+    runtime = get_runtime(sys.argv[1])
+    import_module(runtime.module or runtime.name)  # its import is not part of the first request
     serve({"graph": graph, "measure": measure, "ping": ping, "run": run})

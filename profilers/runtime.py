@@ -116,6 +116,8 @@ class Runtime(ABC):
     precisions: ClassVar[tuple[str, ...]]
     suffix: ClassVar[str] = ".onnx"
     """Of the files that it runs."""
+    module: ClassVar[str] = ""
+    """The module that runs files; its name when left out."""
 
     @staticmethod
     @abstractmethod
@@ -267,7 +269,17 @@ def _openvino() -> type[Runtime]:
     return OpenVino
 
 
-_RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+def _litert() -> type[Runtime]:
+    from .litert import LiteRt
+
+    return LiteRt
+
+
+_RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "litert": _litert,
+}
 
 
 def runtime_names() -> tuple[str, ...]:
