@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from ..spaces.errors import DeviceError
 from .child import Child
+from .estimate import Estimate
 from .graph import Graph
 from .measurement import QUIET, Measurement
 from .reference import ReferenceMemory
@@ -29,8 +30,8 @@ class Profiler(ABC):
     """Longest time of one request."""
 
     @abstractmethod
-    def measure(self, path: Path) -> Measurement:
-        """Times one inference of the model at `path`.
+    def measure(self, path: Path) -> Measurement | Estimate:
+        """Times one inference of the model at `path`, or estimates its time.
 
         Raises:
             CandidateError: the model crashed, hung, gave NaN or does not load; the profiler stays usable.
@@ -203,8 +204,15 @@ def open_profiler(
     Raises:
         DeviceError: the host or the runtime is missing or unknown, or cannot do the precision.
     """
+    from .runtime import estimated_names, get_runtime
+
     if host != "local":
         raise DeviceError(f"no host '{host}' in this version (available: local)")
+    if runtime in estimated_names():
+        from .ethos_u import EthosUProfiler
+
+        get_runtime(runtime).check_precision(precision)
+        return EthosUProfiler(runtime, deadline_s, log=log)
     return LocalProfiler(runtime, threads, precision, deadline_s, log=log)
 
 

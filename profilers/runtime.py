@@ -28,6 +28,7 @@ __all__ = [
     "OnnxBased",
     "Runtime",
     "Session",
+    "estimated_names",
     "get_runtime",
     "runtime_names",
     "stored_as",
@@ -282,13 +283,35 @@ _RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {
 }
 
 
+def _ethos_u() -> type[Runtime]:
+    from .ethos_u import EthosU
+
+    return EthosU
+
+
+_ESTIMATED: dict[str, Callable[[], type[Runtime]]] = {
+    f"ethos-{name}": _ethos_u
+    for name in (
+        *(f"u55-{macs}" for macs in (32, 64, 128, 256)),
+        *(f"u65-{macs}" for macs in (256, 512)),
+        *(f"u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
+    )
+}
+"""Accelerators that are estimated, not run, by the name of Vela's configuration."""
+
+
 def runtime_names() -> tuple[str, ...]:
     """Names of all known runtimes, installed or not."""
     return tuple(_RUNTIMES)
 
 
+def estimated_names() -> tuple[str, ...]:
+    """Names of what is only estimated, installed or not."""
+    return tuple(_ESTIMATED)
+
+
 def get_runtime(name: str) -> Runtime:
-    """The runtime of that name, installed or not.
+    """The runtime of that name, installed or not; of an estimated name the one that makes and runs its files here.
 
     Raises:
         DeviceError: there is none; the message has near names.
@@ -296,6 +319,7 @@ def get_runtime(name: str) -> Runtime:
     >>> get_runtime("onnxruntime").name
     'onnxruntime'
     """
-    if name not in _RUNTIMES:
-        raise DeviceError(f"unknown runtime '{name}'{did_you_mean(name, _RUNTIMES)}")
-    return _RUNTIMES[name]()()
+    known = {**_RUNTIMES, **_ESTIMATED}
+    if name not in known:
+        raise DeviceError(f"unknown runtime '{name}'{did_you_mean(name, known)}")
+    return known[name]()()
