@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import tempfile
 import warnings
@@ -342,11 +343,9 @@ def _shape(tensor: dict[str, Any]) -> Shape:
 
 
 def _size(tensor: dict[str, Any]) -> int:
-    import math
-
     import numpy as np
 
-    return math.prod(_shape(tensor)) * np.dtype(tensor["dtype"]).itemsize
+    return math.prod(_shape(tensor)) * int(np.dtype(tensor["dtype"]).itemsize)
 
 
 def _stored(x: Array, tensor: dict[str, Any]) -> Array:
@@ -399,12 +398,16 @@ def _hushed() -> Iterator[None]:
     """Nothing of what Python and C++ print, and no warnings: the converter and LiteRT write to the descriptors."""
     kept = [os.dup(1), os.dup(2)]
     try:
-        with tempfile.TemporaryFile() as sink, contextlib.redirect_stdout(io.StringIO()):
-            with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                os.dup2(sink.fileno(), 1)
-                os.dup2(sink.fileno(), 2)
-                yield
+        with (
+            tempfile.TemporaryFile() as sink,
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            os.dup2(sink.fileno(), 1)
+            os.dup2(sink.fileno(), 2)
+            yield
     finally:
         for number, saved in enumerate(kept, start=1):
             os.dup2(saved, number)

@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..spaces.errors import DeviceError
+from .measurement import Measurement
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray

@@ -19,6 +19,7 @@ from .files import write_text
 from .latency import Device, Quiet
 from .metrics import Limit, Metric, Reading
 from .outcome import Outcome, share_reading
+from .quantities import is_guess
 from .rungs import RungBoard
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class _Progress:
             if reading is None or reading.value is None:
                 continue
             if limit.surely_broken_by(reading) if surely else limit.broken_by(reading):
-                mark = "~" if reading.source == "predicted" else ""
+                mark = "~" if is_guess(reading) else ""
                 raise _Rejected(
                     f"infeasible: {limit.metric} {mark}{reading.value:.4g}, limit {limit.sign} {limit.bound:g}"
                 )
@@ -264,7 +265,7 @@ class Evaluator:
         with progress.timed("measure"):
             parity(device, model, probe)
             measured = device.measure(arch_id, model, graph)
-        progress.learn({device.metric: measured}, surely=True)
+        progress.learn({device.metric: measured, **device.memory(arch_id)}, surely=True)
 
     def _quality(self, architecture: Architecture, progress: _Progress, deadline: float) -> None:
         """Trains, rung by rung, when the study asks for quality at all."""

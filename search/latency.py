@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cost_models import AdditiveModel
-from ..profilers import Graph, Measurement, get_runtime, open_profiler
+from ..profilers import Estimate, Graph, Measurement, get_runtime, open_profiler
 from ..profilers.profiler import pool
 from ..spaces.errors import CandidateError, DataError
 from .files import read_json, write_json
@@ -133,6 +133,8 @@ class Device:
     ) -> Reading:
         """Measures a network and keeps every raw sample; with its graph, the cost model learns from it.
 
+        Of a device that is not there, the reading is what its vendor's tool estimates; nothing learns from that.
+
         Args:
             arch_id: whose artefacts it belongs to.
             model: its fp32 file.
@@ -144,7 +146,11 @@ class Device:
         taken: list[Measurement] = []
         while True:
             with self._quiet.measuring():
-                taken.append(self._profiler.measure(self.file(model)))
+                told = self._profiler.measure(self.file(model))
+            if isinstance(told, Estimate):
+                write_json(self._estimate(arch_id), told.to_json())
+                return Reading(told.latency_ms, source="estimated")
+            taken.append(told)
             measurement = pool(taken)
             noisy = measurement.quality == "noisy"
             reading = Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured", noisy)
@@ -160,6 +166,21 @@ class Device:
                 self._samples[arch_id] = graph, measurement.median_ms
             self._fit()
         return reading
+
+    def memory(self, arch_id: str) -> dict[str, Reading]:
+        """Returns what the last estimate of a network says of its memory; nothing where the device is measured."""
+        path = self._estimate(arch_id)
+        if self._profiler.provenance == "measured" or not path.is_file():
+            return {}
+        try:
+            told = Estimate.from_json(read_json(path))
+        except CandidateError as error:
+            raise DataError(f"{path} is corrupt ({error.detail}): remove it, or restore it") from error
+        sizes = {"sram_mb": told.sram_bytes, "flash_mb": told.flash_bytes}
+        return {f"{name}@{self.name}": Reading(size / 1e6, source="estimated") for name, size in sizes.items()}
+
+    def _estimate(self, arch_id: str) -> Path:
+        return self._folder / "artifacts" / arch_id / f"estimate-{self.name}.json"
 
     def outputs(self, model: Path, inputs: Path) -> NDArray[np.float32]:
         """Runs a network on an .npy file of samples (n, C, H, W), one by one; returns the outputs (n, classes)."""

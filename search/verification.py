@@ -42,8 +42,8 @@ class Verified:
 
     Attributes:
         arch_id: id of its architecture.
-        readings: measured, or computed where a count is exact; `top1` is the mean over the seeds, of the network in the
-            precision of the study's first device.
+        readings: measured, or computed where a count is exact, or estimated where the device is not there; `top1` is
+            the mean over the seeds, of the network in the precision of the study's first device.
         feasible: True when every limit holds, by the worse end of a measured cost's interval.
         reason: why it is not: what failed, or the limit that does not surely hold; empty when feasible.
         seeds: for each seed, the share of validation samples that was right.
@@ -184,6 +184,7 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
             differences[each.name] = parity(each, folder / "model.onnx", probe)
             if each in bench.measured:
                 readings[each.metric] = _measured(bench, each, row.arch_id, folder / "model.onnx")
+                readings |= each.memory(row.arch_id)
         if bench.measured:
             write_parquet(_layers(bench, folder / "model.onnx"), folder / "layers.parquet", schema_version=1)
     finally:
