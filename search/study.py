@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..profilers import runtime_names
+from ..profilers import get_runtime, runtime_names
 from ..spaces.errors import (
     DataError,
     DiskError,
@@ -383,7 +383,8 @@ class Study:
             {
                 "versions": {
                     "python": platform.python_version(),
-                    **{name: metadata.version(name) for name in (*packages, *sorted(used - set(packages)))},
+                    **{name: metadata.version(name) for name in packages},
+                    **{name: get_runtime(name).available().version for name in sorted(used - set(packages))},
                 },
                 "devices": {name: device.fingerprint() for name, device in bench.devices.items()},
                 "data": known["data"],
