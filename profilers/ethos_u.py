@@ -40,7 +40,7 @@ class EthosU(LiteRt):
         if not found.ok:
             return found
         if util.find_spec("ethosu") is None:
-            return Availability(False, missing="ethos-u-vela", install="pip install ethos-u-vela")
+            return Availability(False, missing="ethos-u-vela", install="pip install 'hwnas[ethos-u]'")
         return Availability(True, metadata.version("ethos-u-vela"))
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LiteRt"]
 
-INSTALL = "pip install --no-deps -r litert.txt"
-"""Beside constraints.txt: some of the converter's packages ask for older versions of others than they need."""
+INSTALL = f"pip install --no-deps -r {Path(__file__).with_name('litert.txt')}"
+"""An extra cannot say it: the converter's packages name others that they do not need, and versions that do not fit."""
 
 LARGEST_BYTES = 8 << 30
 """Largest sum of the tensors that a file may declare."""

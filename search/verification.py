@@ -201,7 +201,8 @@ def _share_of_file(evaluator: Evaluator, device: Device, arch: Architecture, wei
         right, total = _score(evaluator.child, arch.to_json(), "validation", device, model)
         return right / total, total
     finally:
-        remove(model, device.file(model), *probe_files(probe))
+        files = {each.file(model) for each in evaluator.bench.devices.values()}
+        remove(model, *files, *probe_files(probe))
 
 
 def _score(child: Child, arch: str, part: str, device: Device, model: Path) -> tuple[int, int]:
