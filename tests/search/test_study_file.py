@@ -97,7 +97,7 @@ def test_yaml_1_2_scalars() -> None:
 @pytest.mark.parametrize(
     ("device", "says"),
     [
-        ("{runtime: ncnn}", "devices.cpu.runtime: 'ncnn' is not in this version (available: onnxruntime, openvino)"),
+        ("{runtime: ncnn}", "devices.cpu.runtime: 'ncnn' is not in this version (available: onnxruntime, openvino"),
         ("{runtime: replay, table: a.parquet}", "devices.cpu.runtime: 'replay' is not in this version"),
         ("{host: 'ssh:pi@pi5.local'}", "devices.cpu.host: 'ssh:pi@pi5.local' is not in this version"),
         ("{precision: fp16}", "devices.cpu.precision: onnxruntime has no 'fp16' in this version (fp32, int8)"),
