@@ -68,7 +68,6 @@ def test_more_work_takes_longer_and_more_accelerator_less(files: dict[str, Path]
             assert estimate.latency_ms > small.latency_ms
             assert estimate.sram_bytes > small.sram_bytes and estimate.flash_bytes > small.flash_bytes
     assert told["ethos-u55-32", "large"].cycles > told["ethos-u55-256", "large"].cycles
-    assert told["ethos-u55-256", "large"].cycles > told["ethos-u85-2048", "large"].cycles
 
 
 def test_what_the_cpu_has_to_run_is_named_and_never_free(files: dict[str, Path]) -> None:
