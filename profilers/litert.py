@@ -1,8 +1,7 @@
 """LiteRT (TensorFlow Lite) on the CPU: fp32 and int8 files, and the operators of a file.
 
-The first conversion of a process imports the converter, which takes longer than the conversion itself; later ones in
-the same process do not. What takes the time of a conversion is torch.export's decomposition, which the converter runs
-four times over.
+The first conversion of a process imports the converter, which takes seconds. What takes the time of a conversion is
+torch.export's decomposition, which the converter runs three times over, and the lowering of operators by way of jax.
 """
 
 from __future__ import annotations
