@@ -9,6 +9,7 @@ from .child import Child
 from .computed import computed_metrics
 from .conversion_cache import ConversionCache
 from .energy import Energy
+from .estimate import Estimate
 from .fingerprint import conditions, fingerprint
 from .graph import Graph, Node
 from .measurement import Measurement
@@ -16,7 +17,18 @@ from .memory import Memory
 from .meter import Meter, find_meter, meter_names, open_meter
 from .profiler import LocalProfiler, Profiler, open_profiler
 from .repeatability import Repeatability, measure_again
-from .runtime import Artifact, Availability, Kernel, OnnxBased, Runtime, Session, get_runtime, runtime_names, stored_as
+from .runtime import (
+    Artifact,
+    Availability,
+    Kernel,
+    OnnxBased,
+    Runtime,
+    Session,
+    estimated_names,
+    get_runtime,
+    runtime_names,
+    stored_as,
+)
 from .serve import serve
 from .store import MeasurementStore, Replay, Stored, digest_of
 
@@ -26,6 +38,7 @@ __all__ = [
     "Child",
     "ConversionCache",
     "Energy",
+    "Estimate",
     "Graph",
     "Kernel",
     "LocalProfiler",
@@ -44,6 +57,7 @@ __all__ = [
     "computed_metrics",
     "conditions",
     "digest_of",
+    "estimated_names",
     "find_meter",
     "fingerprint",
     "get_runtime",

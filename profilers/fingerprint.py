@@ -15,12 +15,15 @@ from typing import Any
 
 __all__ = ["conditions", "cpu_flags", "fingerprint", "used_shares"]
 
+_PACKAGES = {"litert": "ai-edge-litert"}
+"""Runtime → its package, where that has another name."""
+
 
 def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
     """What must be equal for two measurements to be comparable.
 
     Args:
-        runtime: name of the runtime, which begins with its package's, as `torch-cuda` does.
+        runtime: name of the runtime; one such as `torch-cuda` begins with its package's.
     """
     cpu = _cpu()
     return {
@@ -32,7 +35,7 @@ def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
         "machine": platform.machine(),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        runtime: _version(runtime.partition("-")[0]),
+        runtime: _version(_PACKAGES.get(runtime, runtime.partition("-")[0])),
         **({"gpu": _gpus()} if runtime.endswith("-cuda") else {}),
     }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from ..spaces.errors import CandidateError, DataError, DeviceError
 from .child import Child
 from .energy import LONGEST_S, Energy, estimated_energy
+from .estimate import Estimate
 from .fingerprint import fingerprint
 from .golden import golden_file
 from .graph import Graph
@@ -47,8 +48,8 @@ class Profiler(ABC):
     """Longest time of one request."""
 
     @abstractmethod
-    def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
-        """Times one inference of the model at `path`.
+    def measure(self, path: Path, inputs: Path | None = None) -> Measurement | Estimate:
+        """Times one inference of the model at `path`, or estimates its time.
 
         Args:
             path: the model.
@@ -293,16 +294,20 @@ class LocalProfiler(Profiler):
         return measurement
 
 
-def measured(profiler: Profiler, path: Path, inputs: Path | None = None, processes: int = 1) -> Measurement:
+def measured(profiler: Profiler, path: Path, processes: int = 1) -> Measurement:
     """Measures a model in several fresh processes, which together are one measurement.
 
     Raises:
-        CandidateError, DeviceError: as `Profiler.measure`.
+        CandidateError: as `Profiler.measure`.
+        DeviceError: as `Profiler.measure`, or the device is estimated.
     """
-    taken = []
+    taken: list[Measurement] = []
     for _ in range(processes):
         profiler.restart()
-        taken.append(profiler.measure(path, inputs))
+        told = profiler.measure(path)
+        if isinstance(told, Estimate):
+            raise DeviceError("this device is estimated, not measured")
+        taken.append(told)
     return pool(taken)
 
 
@@ -321,8 +326,15 @@ def open_profiler(
     Raises:
         DeviceError: the host or the runtime is missing or unknown, or cannot do the precision.
     """
+    from .runtime import estimated_names, get_runtime
+
     if host != "local":
         raise DeviceError(f"no host '{host}' in this version (available: local)")
+    if runtime in estimated_names():
+        from .ethos_u import EthosUProfiler
+
+        get_runtime(runtime).check_precision(precision)
+        return EthosUProfiler(runtime, deadline_s, log=log)
     return LocalProfiler(runtime, threads, precision, deadline_s, log=log, meter=meter)
 
 

@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..spaces.errors import DeviceError
+from .measurement import Measurement
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -96,7 +99,14 @@ def measure_again(profiler: Profiler, models: Sequence[Path], passes: int = 2) -
     medians, noisy = [], 0
     for turn in range(passes):
         order = models if turn % 2 == 0 else models[::-1]
-        taken = {model: profiler.measure(model) for model in order}
+        taken = {model: _measured(profiler, model) for model in order}
         noisy += sum(measurement.quality == "noisy" for measurement in taken.values())
         medians.append(tuple(taken[model].latency_ms for model in models))
     return Repeatability(tuple(medians), noisy)
+
+
+def _measured(profiler: Profiler, model: Path) -> Measurement:
+    told = profiler.measure(model)
+    if not isinstance(told, Measurement):
+        raise DeviceError("an estimate is the same each time: only measurements are repeated")
+    return told

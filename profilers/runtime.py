@@ -29,6 +29,7 @@ __all__ = [
     "OnnxBased",
     "Runtime",
     "Session",
+    "estimated_names",
     "get_runtime",
     "runtime_names",
     "stored_as",
@@ -117,6 +118,8 @@ class Runtime(ABC):
     precisions: ClassVar[tuple[str, ...]]
     suffix: ClassVar[str] = ".onnx"
     """Of the files that it runs."""
+    module: ClassVar[str] = ""
+    """The module that runs files; its name when left out."""
 
     @staticmethod
     @abstractmethod
@@ -310,9 +313,16 @@ def _torch_cuda() -> type[Runtime]:
     return TorchCuda
 
 
+def _litert() -> type[Runtime]:
+    from .litert import LiteRt
+
+    return LiteRt
+
+
 _RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    "litert": _litert,
     "ncnn": _ncnn,
     "mnn": _mnn,
     "executorch": _executorch,
@@ -321,13 +331,35 @@ _RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {
 }
 
 
+def _ethos_u() -> type[Runtime]:
+    from .ethos_u import EthosU
+
+    return EthosU
+
+
+_ESTIMATED: dict[str, Callable[[], type[Runtime]]] = {
+    f"ethos-{name}": _ethos_u
+    for name in (
+        *(f"u55-{macs}" for macs in (32, 64, 128, 256)),
+        *(f"u65-{macs}" for macs in (256, 512)),
+        *(f"u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
+    )
+}
+"""Accelerators that are estimated, not run, by the name of Vela's configuration."""
+
+
 def runtime_names() -> tuple[str, ...]:
     """Names of all known runtimes, installed or not."""
     return tuple(_RUNTIMES)
 
 
+def estimated_names() -> tuple[str, ...]:
+    """Names of what is only estimated, installed or not."""
+    return tuple(_ESTIMATED)
+
+
 def get_runtime(name: str) -> Runtime:
-    """The runtime of that name, installed or not.
+    """The runtime of that name, installed or not; of an estimated name the one that makes and runs its files here.
 
     Raises:
         DeviceError: there is none; the message has near names.
@@ -335,6 +367,7 @@ def get_runtime(name: str) -> Runtime:
     >>> get_runtime("onnxruntime").name
     'onnxruntime'
     """
-    if name not in _RUNTIMES:
-        raise DeviceError(f"unknown runtime '{name}'{did_you_mean(name, _RUNTIMES)}")
-    return _RUNTIMES[name]()()
+    known = {**_RUNTIMES, **_ESTIMATED}
+    if name not in known:
+        raise DeviceError(f"unknown runtime '{name}'{did_you_mean(name, known)}")
+    return known[name]()()

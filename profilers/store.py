@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..spaces.errors import CandidateError, DeviceError
+from .estimate import Estimate
 from .graph import Graph
 from .measurement import Measurement
 from .profiler import Profiler
@@ -155,7 +156,7 @@ class Stored(Profiler):
     def deadline_s(self) -> float:  # type: ignore[override]  # as above
         return self.profiler.deadline_s
 
-    def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
+    def measure(self, path: Path, inputs: Path | None = None) -> Measurement | Estimate:
         if self.ask:
             found = self.store.find(digest_of(path), self.profiler.fingerprint())
             if found is not None and not self.profiler.outdated(found):
@@ -163,11 +164,12 @@ class Stored(Profiler):
                 return found
         return self.measure_again(path, inputs)
 
-    def measure_again(self, path: Path, inputs: Path | None = None) -> Measurement:
-        """Measures without asking the store."""
-        measurement = self.profiler.measure(path, inputs)
-        self.store.add(digest_of(path), self.profiler.fingerprint(), measurement)
-        return measurement
+    def measure_again(self, path: Path, inputs: Path | None = None) -> Measurement | Estimate:
+        """Measures without asking the store. Estimates are not kept: they cost no time on a device."""
+        told = self.profiler.measure(path, inputs)
+        if isinstance(told, Measurement):
+            self.store.add(digest_of(path), self.profiler.fingerprint(), told)
+        return told
 
     def graph(self, path: Path) -> Graph:
         return self.profiler.graph(path)

@@ -20,6 +20,7 @@ from .files import write_text
 from .latency import Device, Quiet
 from .metrics import Limit, Metric, Reading
 from .outcome import Outcome, share_reading
+from .quantities import is_guess
 from .rungs import RungBoard
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class _Progress:
             if reading is None or reading.value is None:
                 continue
             if limit.surely_broken_by(reading) if surely else limit.broken_by(reading):
-                mark = "~" if reading.source == "predicted" else ""
+                mark = "~" if is_guess(reading) else ""
                 raise _Rejected(
                     f"infeasible: {limit.metric} {mark}{reading.value:.4g}, limit {limit.sign} {limit.bound:g}"
                 )

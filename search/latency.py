@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cost_models import AdditiveModel
-from ..profilers import Graph, Measurement, MeasurementStore, Stored, get_runtime, open_profiler
+from ..profilers import Estimate, Graph, Measurement, MeasurementStore, Stored, get_runtime, open_profiler
 from ..profilers.measurement import pool
 from ..profilers.meter import NONE
 from ..spaces.errors import CandidateError, DataError
@@ -144,8 +144,10 @@ class Device:
     ) -> dict[str, Reading]:
         """Measures a network and keeps every raw sample; with its graph, the cost model learns from it.
 
+        Of a device that is not there, the readings are what its vendor's tool estimates; nothing learns from that.
+
         Returns:
-            Its latency, and its energy where the study names that: metric → reading.
+            Its latency, and what else the device tells and the study names: metric → reading.
 
         Args:
             arch_id: whose artefacts it belongs to.
@@ -164,7 +166,10 @@ class Device:
                     self._profiler.restart()
                 again = processes > 1 or bool(taken)
                 ask = self._profiler.measure_again if again else self._profiler.measure
-                taken.append(ask(self.file(model), inputs))
+                told = ask(self.file(model), inputs)
+            if isinstance(told, Estimate):
+                return self._estimated(arch_id, told)
+            taken.append(told)
             measurement = pool(taken)
             noisy = measurement.quality == "noisy"
             reading = Reading(measurement.latency_ms, measurement.low_ms, measurement.high_ms, "measured", noisy)
@@ -181,6 +186,16 @@ class Device:
             self._fit()
         energy = {energy_metric(self.name): energy_reading(measurement.energy)} if self._meter != NONE else {}
         return {self.metric: reading, **energy}
+
+    def _estimated(self, arch_id: str, told: Estimate) -> dict[str, Reading]:
+        """Keeps an estimate; returns its readings: metric → reading."""
+        write_json(self._folder / "artifacts" / arch_id / f"estimate-{self.name}.json", told.to_json())
+        values = {
+            "latency_ms": told.latency_ms,
+            "sram_mb": told.sram_bytes / 1e6,
+            "flash_mb": told.flash_bytes / 1e6,
+        }
+        return {f"{name}@{self.name}": Reading(value, source="estimated") for name, value in values.items()}
 
     def outputs(self, model: Path, inputs: Path) -> NDArray[np.float32]:
         """Runs a network on an .npy file of samples (n, C, H, W), one by one; returns the outputs (n, classes)."""

@@ -45,6 +45,8 @@ METRICS: dict[str, MetricKind] = {
         MetricKind("top1", "maximize", False, "share of the validation samples classified correctly", 0.0, 1.0),
         MetricKind("latency_ms", "minimize", True, "median time of one inference, batch 1, in milliseconds"),
         MetricKind("energy_mj", "minimize", True, "energy of one inference beyond idle power, in millijoules"),
+        MetricKind("sram_mb", "minimize", True, "memory for activations, as estimated, in megabytes (10^6 bytes)"),
+        MetricKind("flash_mb", "minimize", True, "memory for weights and commands, as estimated, in megabytes"),
         MetricKind("size_mb", "minimize", False, "size of the model file, in megabytes (10^6 bytes)"),
         MetricKind("peak_memory_mb", "minimize", False, "peak of live activations, batch 1, in megabytes (10^6 bytes)"),
         MetricKind("params", "minimize", False, "number of weights"),

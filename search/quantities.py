@@ -25,11 +25,15 @@ _LABELS = {
     "latency_ms": "Latency",
     "energy_mj": "Energy",
     "size_mb": "File size",
+    "sram_mb": "SRAM",
+    "flash_mb": "Flash",
     "peak_memory_mb": "Peak memory",
     "params": "Weights",
     "macs": "Multiply-adds",
 }
-_UNITS = {"latency_ms": "ms", "energy_mj": "mJ", "size_mb": "MB", "peak_memory_mb": "MB"}
+_UNITS = {"latency_ms": "ms", "energy_mj": "mJ"} | {
+    name: "MB" for name in ("size_mb", "peak_memory_mb", "sram_mb", "flash_mb")
+}
 _COUNTS = frozenset({"params", "macs"})
 _SHARES = frozenset({"top1", "top1_test"})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -217,6 +217,7 @@ def choose(run: RunData, limits: Sequence[Limit]) -> Selection:
     notes: tuple[str, ...] = ()
     if run.front is None:
         notes = ("the front is not verified yet: these are readings of the search, not of a shipped file",)
+    notes += _not_measured(pool, shown)
     found: dict[str, Any] = {}
     if fitting:
         best = min(fitting, key=lambda trial: _order(trial, main, run.objectives))
@@ -236,6 +237,12 @@ def _candidates(run: RunData) -> list[Trial]:
     """Returns what can be chosen: whatever has a value for every objective."""
     rows = tuple(trial for trial in run.rows if trial.state == "complete") if run.front is None else run.verified
     return [trial for trial in rows if all(trial.value(metric) is not None for metric, _ in run.objectives)]
+
+
+def _not_measured(pool: Sequence[Trial], metrics: Iterable[str]) -> tuple[str, ...]:
+    """Says which metrics are estimates of a device that is not there."""
+    named = [m for m in dict.fromkeys(metrics) if any(trial.reading(m).source == "estimated" for trial in pool)]
+    return (f"estimated by the vendor's tool, not measured on a device: {', '.join(named)}",) if named else ()
 
 
 def _holds(trial: Trial, limits: Sequence[Limit]) -> bool:

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..profilers import runtime_names
+from ..profilers import get_runtime, runtime_names
 from ..profilers.meter import AUTO, NONE
 from ..spaces.errors import (
     DataError,
@@ -405,7 +405,8 @@ class Study:
             {
                 "versions": {
                     "python": platform.python_version(),
-                    **{name: metadata.version(name) for name in (*packages, *sorted(used - set(packages)))},
+                    **{name: metadata.version(name) for name in packages},
+                    **{name: get_runtime(name).available().version for name in sorted(used - set(packages))},
                 },
                 "devices": {name: device.fingerprint() for name, device in bench.devices.items()},
                 "data": known["data"],
@@ -482,7 +483,7 @@ def _check_fit(space: Space, data: Mapping[str, Any]) -> None:
 
 def _alike(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
     """True when measurements of both fingerprints compare."""
-    keys = ("cpu", "cpu_flags", "machine", *runtime_names())
+    keys = ("cpu", "cpu_flags", "machine", *runtime_names(), "vela", "accelerator", "system_config", "memory_mode")
     meters = {before.get("meter", NONE), now.get("meter", NONE)}
     if len(meters) > 1 and AUTO not in meters:  # auto: there was none
         return False

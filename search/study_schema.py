@@ -52,20 +52,28 @@ __all__ = [
     "VerifySpec",
 ]
 
+ESTIMATED = (
+    *("ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256"),
+    *("ethos-u65-256", "ethos-u65-512"),
+    *("ethos-u85-128", "ethos-u85-256", "ethos-u85-512", "ethos-u85-1024", "ethos-u85-2048"),
+)
+"""Devices that are estimated, not run; a test holds it against the profilers' own list."""
 PRECISIONS = {
     "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
+    "litert": ("fp32", "int8"),
     "ncnn": ("fp32", "bf16"),
     "mnn": ("fp32", "int8"),
     "executorch": ("fp32", "int8"),
     "torch": ("fp32", "bf16"),
     "torch-cuda": ("fp32", "fp16", "bf16"),
+    **dict.fromkeys(ESTIMATED, ("int8",)),
 }
 """Runtime → what it computes in; a test holds it against the runtimes' own lists, which are not imported here."""
-LATER_RUNTIMES = ("coreml", "litert", "replay", "tensorrt", "tflite")
-LATER_PRECISIONS: tuple[str, ...] = ()
+LATER_RUNTIMES = ("coreml", "replay", "tensorrt", "tflite")
 LATER_QUALITY = ("supernet", "table")
 LATER_DATA = ("huggingface", "image_folder", "torchvision")
+ESTIMATED_METRICS = ("sram_mb", "flash_mb")
 LATER_FORMATS = ("executorch", "litert", "ncnn", "openvino", "tflite")
 
 
@@ -200,9 +208,27 @@ class DeviceSpec(Spec):
     """Where a model runs: host, runtime, precision, threads."""
 
     host: Literal["local"] = Field(default="local", description="local: this machine")
-    runtime: Literal["onnxruntime", "openvino", "ncnn", "mnn", "executorch", "torch", "torch-cuda"] = Field(
-        default="onnxruntime", description="what runs the model"
-    )
+    runtime: Literal[
+        "onnxruntime",
+        "openvino",
+        "litert",
+        "ncnn",
+        "mnn",
+        "executorch",
+        "torch",
+        "torch-cuda",
+        "ethos-u55-32",
+        "ethos-u55-64",
+        "ethos-u55-128",
+        "ethos-u55-256",
+        "ethos-u65-256",
+        "ethos-u65-512",
+        "ethos-u85-128",
+        "ethos-u85-256",
+        "ethos-u85-512",
+        "ethos-u85-1024",
+        "ethos-u85-2048",
+    ] = Field(default="onnxruntime", description="what runs the model; ethos-u…: estimated by Vela, int8")
     precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(
         default="fp32", description="number format of weights and activations"
     )
@@ -224,10 +250,12 @@ class DeviceSpec(Spec):
         if isinstance(host, str) and host.startswith(("ssh:", "adb:")):
             raise fault(f"{quoted(host)} is not in this version (available: local)", "host", kind="device")
         if runtime in LATER_RUNTIMES:
-            known = ", ".join(PRECISIONS)
+            known = ", ".join(name for name in PRECISIONS if name not in ESTIMATED)
             raise fault(f"'{runtime}' is not in this version (available: {known})", "runtime", kind="device")
+        if runtime in ESTIMATED and precision is None:
+            precision, data = "int8", {**data, "precision": "int8"}
         able = PRECISIONS.get(runtime, ()) if isinstance(runtime, str) else ()
-        named = (*LATER_PRECISIONS, *(name for names in PRECISIONS.values() for name in names))
+        named = [name for names in PRECISIONS.values() for name in names]
         if able and precision in named and precision not in able:
             known = ", ".join(able)
             raise fault(f"{runtime} has no '{precision}' in this version ({known})", "precision", kind="device")
@@ -396,6 +424,9 @@ class StudySpec(Spec):
             self._check_metric(metric, "track", i)
             if metric in self.track[:i]:
                 raise fault(f"'{metric}' is tracked twice", "track", i)
+        for at, metric in self._named():
+            if metric.name in ESTIMATED_METRICS and self.devices[metric.device or ""].runtime not in ESTIMATED:
+                raise fault(f"'{metric}': only estimated devices tell it (ethos-u…); leave it out", *at, kind="device")
         return self
 
     def _check_metric(self, metric: Metric, *at: str | int) -> None:

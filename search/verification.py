@@ -46,8 +46,8 @@ class Verified:
 
     Attributes:
         arch_id: id of its architecture.
-        readings: measured, or computed where a count is exact; `top1` is the mean over the seeds, of the network in the
-            precision of the study's first device.
+        readings: measured, or computed where a count is exact, or estimated where the device is not there; `top1` is
+            the mean over the seeds, of the network in the precision of the study's first device.
         feasible: True when every limit holds, by the worse end of a measured cost's interval.
         reason: why it is not: what failed, or the limit that does not surely hold; empty when feasible.
         seeds: for each seed, the share of validation samples that was right.
@@ -204,7 +204,8 @@ def _share_of_file(evaluator: Evaluator, device: Device, arch: Architecture, wei
         right, total = _score(evaluator.child, arch.to_json(), "validation", device, model)
         return right / total, total
     finally:
-        remove(model, device.file(model), *probe_files(probe))
+        files = {each.file(model) for each in evaluator.bench.devices.values()}
+        remove(model, *files, *probe_files(probe))
 
 
 def _score(child: Child, arch: str, part: str, device: Device, model: Path) -> tuple[int, int]:

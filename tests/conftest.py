@@ -207,6 +207,9 @@ class FakeDevice:
         value = 1.0 + chance("latency", arch_id)
         return {self.metric: Reading(value, 0.99 * value, 1.01 * value)}
 
+    def memory(self, arch_id: str) -> dict[str, Reading]:
+        return {}
+
     def outputs(self, model: Path, inputs: Path) -> Any:
         return np.ones((len(np.load(inputs)), 10), np.float32)
 

@@ -27,10 +27,11 @@ NETWORKS, PASSES = 8, 3
 @as_json
 def command(noise: bool, as_json: bool) -> None:
     """Versions, this machine, runtimes and energy meters present or how to get them, and what disturbs measurements."""
-    from ...profilers import conditions, fingerprint, get_runtime, runtime_names
+    from ...profilers import conditions, estimated_names, fingerprint, get_runtime, runtime_names
 
     machine, meters = fingerprint(), _meters()
     runtimes = {name: get_runtime(name).available() for name in runtime_names()}
+    runtimes["ethos-u (estimates)"] = get_runtime(estimated_names()[0]).available()
     now = conditions()
     warnings = _warnings(machine, now)
     again = _noise() if noise else None

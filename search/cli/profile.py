@@ -4,71 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError, did_you_mean
-from .common import allow_code, as_json, next_command, print_json, print_table, say
+from .common import allow_code, as_json, next_command, print_json, say
 
 if TYPE_CHECKING:
-    from ...profilers import Graph, Measurement, Memory, Node, Runtime
+    from ...profilers import Runtime
     from ..torch_module import TorchModule
-
+    from .profiled import Estimated, Profiled
 
 PROCESSES = 2
 """Fresh processes that measure each device."""
-
-
-@dataclass(frozen=True)
-class _Profile:
-    """What one device said of the model."""
-
-    device: str
-    told: Measurement
-    graph: Graph
-    fingerprint: dict[str, Any]
-    size_mb: float
-    memory: Memory
-
-    @property
-    def times(self) -> dict[str, float]:
-        told = self.told
-        return {
-            "latency": told.latency_ms,
-            "low": told.low_ms,
-            "high": told.high_ms,
-            "median": told.median_ms,
-            "p90": told.p90_ms,
-            "p99": told.p99_ms,
-            "min": told.min_ms,
-        }
-
-    @property
-    def computed_mb(self) -> float:
-        """Computed peak of the activations of the executed graph."""
-        return self.graph.peak_activation_bytes / 1e6
-
-    def to_json(self, *, layers: bool) -> dict[str, Any]:
-        return {
-            "device": self.device,
-            "latency_ms": self.times,
-            "quality": self.told.quality,
-            "disturbances": list(self.told.disturbances),
-            "samples": self.told.samples,
-            "size_mb": self.size_mb,
-            "energy": self.told.energy.to_json() if self.told.energy else None,
-            "memory": {**self.memory.to_json(), "computed_peak_mb": self.computed_mb},
-            "macs": self.graph.macs,
-            "uncounted": list(self.graph.uncounted),
-            "operators": len(self.graph.nodes),
-            "depth": self.graph.depth,
-            "conditions": self.told.conditions,
-            "fingerprint": self.fingerprint,
-            **({"layers": self.graph.to_json()} if layers else {}),
-        }
 
 
 @click.command("profile")
@@ -106,91 +56,33 @@ def command(
 ) -> int:
     """Latency, energy, memory, size and operators of a model, on one or several devices of this machine.
 
-    MODEL is an ONNX file, a file of the runtime's own, or package.module:attribute: a torch module, or a function
-    without arguments that returns one. Its module must be installed, or be that of the --allow-code file.
+    MODEL is an ONNX file, a file of the runtime's own such as .tflite, or package.module:attribute: a torch module, or
+    a function without arguments that returns one. Its module must be installed, or be that of the --allow-code file.
 
     An fp32 model on an int8 device is quantised first, with random samples: its latency counts, its outputs do not.
+    Devices such as ethos-u55-128 are estimated by their vendor's tool, not measured.
     Exit code 4 when a meter that was named tells nothing.
     """
+    from .profiled import Profiled, print_profiles
+
     named, options = [_named(device) for device in devices], _meter(meter)
     with contextlib.ExitStack() as stack:
         source = _source(model, shape, allow_code, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-profile-")))
-        profiles = [_profile(source, runtime, precision, threads, options, folder) for runtime, precision in named]
-    lost = [p.told.energy.reason for p in profiles if p.told.energy and p.told.energy.source == "missing"]
-    code = DeviceError.exit_code if lost and options["use"] != "auto" else 0
+        how: dict[str, Any] = {"threads": threads, "meter": options, "layers": layers}
+        found = [_profile(source, runtime, precision, folder, **how) for runtime, precision in named]
+    energies = [profile.told.energy for profile in found if isinstance(profile, Profiled)]
+    lost = [energy.reason for energy in energies if energy and energy.source == "missing"]
     if as_json:
-        print_json({"model": str(model), "profiles": [profile.to_json(layers=layers) for profile in profiles]})
-        if code:
-            say(f"energy is missing: {lost[0]}")
-        return code
-    headings = [
-        "device",
-        *(f"{name} ms" for name in profiles[0].times),
-        "samples",
-        "quality",
-        "operators",
-        "MACs",
-        "MB",
-    ]
-    rows = [
-        [
-            profile.device,
-            *(f"{value:.4g}" for value in profile.times.values()),
-            str(profile.told.samples),
-            profile.told.quality,
-            str(len(profile.graph.nodes)),
-            f"{profile.graph.macs:,}{' or more' if profile.graph.uncounted else ''}",
-            f"{profile.size_mb:.3g}",
-        ]
-        for profile in profiles
-    ]
-    print_table(headings, rows)
-    click.echo("latency is the floor, as on an undisturbed machine, low to high its 90 % interval; the rest is as seen")
-    click.echo("MACs are of the executed operators, with what the runtime pads to")
-    for profile in profiles:
-        if profile.graph.uncounted:
-            click.echo(f"not counted on {profile.device}: {', '.join(profile.graph.uncounted)}")
-    click.echo("")
-    _print_energy_and_memory(profiles)
-    for profile in profiles if layers else []:
-        click.echo("")
-        print_table([profile.device, "operator", "type", "output", "MACs", "bytes out"], _rows(profile.graph.nodes))
-    for profile in profiles:
-        for reason in profile.told.disturbances:
-            say(f"noisy on {profile.device}: {reason}")
-    if any(profile.told.disturbances for profile in profiles):
-        say("the machine was busy: measure again when it is idle; `hwnas doctor --noise` tells what it can resolve")
-    for reason in dict.fromkeys(lost):
+        print_json({"model": str(model), "profiles": [profile.to_json(layers=layers) for profile in found]})
+    else:
+        print_profiles(found, layers=layers)
+    code = DeviceError.exit_code if lost and options["use"] != "auto" else 0
+    for reason in dict.fromkeys(lost) if code or not as_json else ():
         say(f"energy is missing: {reason}")
-    next_command("hwnas", "doctor", "--noise")
+    if not as_json:
+        next_command("hwnas", "doctor", "--noise")
     return code
-
-
-def _print_energy_and_memory(profiles: list[_Profile]) -> None:
-    """Prints what an inference takes beside time."""
-    headings = ["device", "energy mJ", "low", "high", "idle W", "busy W", "meter", "resident MB", "arena MB", "peak MB"]
-    rows = []
-    for profile in profiles:
-        energy, memory = profile.told.energy, profile.memory
-        cells: list[float | None] = [None] * 5
-        if energy and energy.energy_mj is not None:
-            cells = [energy.energy_mj, energy.low_mj, energy.high_mj, energy.idle_w, energy.busy_w]
-        shown = ["none" if cell is None else f"{cell:.4g}" for cell in cells]
-        if energy and energy.source == "estimated":
-            shown[:3] = [f"~{cell}" for cell in shown[:3]]
-        meter = "none" if energy is None or energy.source == "missing" else energy.meter
-        arena = "none" if memory.arena_mb is None else f"{memory.arena_mb:.3g}"
-        rows.append([profile.device, *shown, meter, f"{memory.peak_mb:.3g}", arena, f"{profile.computed_mb:.3g}"])
-    print_table(headings, rows)
-    told = [p.told.energy for p in profiles if p.told.energy and p.told.energy.source == "measured"]
-    if told:
-        click.echo(f"energy is beyond idle power, of {told[0].covers}, in {len(told[0].windows_mj)} windows")
-    for reason in {p.told.energy.reason for p in profiles if p.told.energy and p.told.energy.source == "estimated"}:
-        click.echo(f"energy is an estimate: {reason}")
-    click.echo(
-        "resident: above the runtime alone, measured; arena: the runtime's own count; peak: computed activations"
-    )
 
 
 def _meter(text: str) -> dict[str, Any]:
@@ -238,38 +130,33 @@ def _source(model: str, shape: str | None, code: Path | None, stack: contextlib.
     return stack.enter_context(TorchModule(model, tuple(map(int, sides)), code))
 
 
-def _rows(nodes: tuple[Node, ...]) -> list[list[str]]:
-    """Returns a row of the table of operators for each."""
-    return [
-        [
-            node.name[-40:],
-            node.op,
-            node.dtype,
-            "x".join(map(str, node.outputs[0])) if node.outputs else "",
-            f"{node.macs:,}" if node.counted else "unknown",
-            f"{node.bytes_out:,}",
-        ]
-        for node in nodes
-    ]
-
-
 def _named(device: str) -> tuple[str, str]:
     """Reads RUNTIME[:PRECISION]."""
-    from ...profilers import get_runtime, runtime_names
+    from ...profilers import estimated_names, get_runtime, runtime_names
 
     runtime, _, precision = device.partition(":")
-    if runtime not in runtime_names():
-        raise DeviceError(f"no device '{runtime}'{did_you_mean(runtime, runtime_names())}")
-    get_runtime(runtime).check_precision(precision or "fp32")
-    return runtime, precision or "fp32"
+    known = (*runtime_names(), *estimated_names())
+    if runtime not in known:
+        raise DeviceError(f"no device '{runtime}'{did_you_mean(runtime, known)}")
+    precision = precision or get_runtime(runtime).precisions[0]
+    get_runtime(runtime).check_precision(precision)
+    return runtime, precision
 
 
 def _profile(
-    model: Path | TorchModule, runtime: str, precision: str, threads: int, meter: dict[str, Any], folder: Path
-) -> _Profile:
-    from ...profilers import LocalProfiler, MeasurementStore, Stored, get_runtime
+    model: Path | TorchModule,
+    runtime: str,
+    precision: str,
+    folder: Path,
+    *,
+    threads: int,
+    meter: dict[str, Any],
+    layers: bool,
+) -> Profiled | Estimated:
+    from ...profilers import LocalProfiler, MeasurementStore, Stored, estimated_names, get_runtime
     from ...profilers.onnx_file import is_quantised
     from ...profilers.profiler import measured
+    from .profiled import Estimated, Profiled
 
     found = get_runtime(runtime)
     try:
@@ -282,11 +169,19 @@ def _profile(
             if model.suffix == ".onnx" and is_quantised(model):
                 precision = "int8"
             file = _file(model, found, precision, folder)
+        if runtime in estimated_names():
+            from ...profilers.ethos_u import EthosUProfiler
+
+            with EthosUProfiler(runtime) as npu:
+                return Estimated(runtime, npu.estimate(file), npu.graph(file))
         with LocalProfiler(runtime, threads, precision, meter=meter) as profiler:
-            told = measured(Stored(profiler, MeasurementStore(), ask=False), file, processes=PROCESSES)
-            graph, memory = profiler.graph(file), profiler.memory(file)
+            told = measured(Stored(profiler, MeasurementStore(), ask=False), file, PROCESSES)
+            graph = profiler.graph(file)
+            if file == model and model.suffix != ".onnx":  # the file itself says what it computes in
+                precision = "int8" if any(node.dtype == "int8" for node in graph.nodes) else precision
             name, size_mb = f"{runtime}:{precision}", file.stat().st_size / 1e6
-            return _Profile(name, told, graph, profiler.fingerprint(), size_mb, memory)
+            kernels = profiler.kernels(file) if layers else ()
+            return Profiled(name, told, graph, profiler.fingerprint(), size_mb, profiler.memory(file), kernels)
     except CandidateError as error:
         raise DataError(f"{model}: {error}") from error
 
@@ -299,6 +194,8 @@ def _file(model: Path, runtime: Runtime, precision: str, folder: Path) -> Path:
     file = runtime.file(folder / model.name, precision)
     if file.suffix == model.suffix and (model.suffix != ".onnx" or precision != "int8" or is_quantised(model)):
         return model
+    if model.suffix != ".onnx":
+        raise UsageError(f"{runtime.name} does not run {model.suffix or 'such'} files such as '{model}'")
     if not isinstance(runtime, OnnxBased):
         raise DeviceError(f"{runtime.name} makes its files from torch modules, not from '{model}'")
     if not file.is_file():

@@ -130,7 +130,9 @@ def _print_front(run: RunData) -> None:
     members = run.verified or ()
     metrics = [metric for metric in run.metrics if any(m.value(metric) is not None for m in members)]
     click.echo("")
-    click.echo(f"verified front: {len(members)} networks, trained over seeds, exported, measured")
+    guessed = [name for name in metrics if any(m.reading(name).source == "estimated" for m in members)]
+    how = f"exported; estimated, not measured: {', '.join(guessed)}" if guessed else "exported, measured"
+    click.echo(f"verified front: {len(members)} networks, trained over seeds, {how}")
     main = run.objectives[0][0]
     ordered = sorted(members, key=lambda member: -(member.value(main) or 0.0))
     rows = [

@@ -47,8 +47,8 @@ _TERMS = (
     ("Limits", "a network holds a limit when even the worse end of its interval does."),
     (
         "Verified front",
-        "networks trained over several seeds, exported, and measured again on the device; none of them is beaten in"
-        " every objective by another one.",
+        "networks trained over several seeds, exported, and measured again on the device, or estimated where the device"
+        " is not there; none of them is beaten in every objective by another one.",
     ),
     ("Knee", "the member of the front beyond which each gain costs more than it did before."),
     ("Hypervolume", "how much of the objective space the networks found so far dominate; larger is better."),

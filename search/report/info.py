@@ -269,7 +269,7 @@ def _counts(run: RunData) -> tuple[Count, ...]:
         Count("running", states.count("running")),
     ]
     if run.verified:
-        rows.append(Count("verified on the device", len(run.verified)))
+        rows.append(Count("verified", len(run.verified)))
     return tuple(row for row in rows if row.value or row.name == "trials")
 
 

@@ -164,8 +164,8 @@ def _front_section(info: PageInfo) -> Markup:
     )
     drawn = "members of the verified front" if info.verified else "the front so far, which is not verified"
     caption = (
-        f"Large points: {drawn}, with the line they reach. Filled: measured. Hollow: ~predicted. Bars: 90 % intervals."
-        " Shaded: outside a limit. Point at a trial for its readings and decisions."
+        f"Large points: {drawn}, with the line they reach. Filled: measured. Hollow: ~predicted or"
+        " ~estimated. Bars: 90 % intervals. Shaded: outside a limit. Point at a trial for its readings and decisions."
     )
     return _section(
         "front",

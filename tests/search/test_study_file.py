@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwnas.profilers import get_runtime, runtime_names
+from hwnas.profilers import estimated_names, get_runtime, runtime_names
 from hwnas.search.metrics import Limit, Metric
 from hwnas.search.study_file import dump_study, load_study_file, load_study_text
-from hwnas.search.study_schema import PRECISIONS, SECTIONS, DeviceSpec, StudySpec, choices
+from hwnas.search.study_schema import ESTIMATED, PRECISIONS, SECTIONS, DeviceSpec, StudySpec, choices
 from hwnas.search.study_text import init_text, study_reference
 from hwnas.search.study_yaml import parse_yaml
 from hwnas.spaces.errors import DeviceError, StudyFileError, UsageError
@@ -365,6 +365,8 @@ def test_a_study_with_many_knobs_can_be_written_and_read() -> None:
 
 
 def test_devices_are_what_the_runtimes_can_do() -> None:
-    assert {name: get_runtime(name).precisions for name in runtime_names()} == PRECISIONS
+    known = (*runtime_names(), *estimated_names())
+    assert {name: get_runtime(name).precisions for name in known} == PRECISIONS
+    assert estimated_names() == ESTIMATED
     assert choices(DeviceSpec, "runtime") == tuple(PRECISIONS)
     assert set(choices(DeviceSpec, "precision")) == {name for names in PRECISIONS.values() for name in names}
