@@ -14,6 +14,7 @@ from ..spaces.errors import DeviceError
 from .child import Child
 from .graph import Graph
 from .measurement import QUIET, Measurement
+from .model_gate import check_model
 from .reference import ReferenceMemory
 
 __all__ = ["LocalProfiler", "Profiler", "open_profiler", "pool"]
@@ -24,6 +25,12 @@ class Profiler(ABC):
 
     provenance: ClassVar[Literal["measured", "estimated"]] = "measured"
     """What a reading of this profiler is."""
+
+    here: ClassVar[bool] = True
+    """Whether it measures this machine, which is then to be kept quiet."""
+
+    gives_outputs: ClassVar[bool] = True
+    """Whether `run` runs the model on the device itself."""
 
     deadline_s: float
     """Longest time of one request."""
@@ -176,6 +183,7 @@ class LocalProfiler(Profiler):
         self.child.close()
 
     def _ask(self, do: str, path: Path, deadline_s: float | None = None, **more: Any) -> dict[str, Any]:
+        check_model(path)
         how = {"runtime": self.runtime, "threads": self.threads, "precision": self.precision}
         request: Mapping[str, Any] = {"do": do, "path": str(path.resolve()), **how, **more}
         return self.child.call(request, self.deadline_s if deadline_s is None else deadline_s)
@@ -197,14 +205,33 @@ def open_profiler(
     deadline_s: float = 60.0,
     host: str = "local",
     log: Path | None = None,
+    **how: Any,
 ) -> Profiler:
     """The profiler of a device: host, runtime, precision and threads.
+
+    Args:
+        runtime: name of the runtime.
+        threads: threads of one inference.
+        precision: of the runtime.
+        deadline_s: longest time of one request.
+        host: `local`, `ssh:[USER@]HOST[:PORT]`, or `adb:SERIAL[@[USER@]HOST[:PORT]]`.
+        log: file for what a child of this machine prints.
+        **how: of a host that is not this machine, see `SshProfiler` and `open_phone`.
 
     Raises:
         DeviceError: the host or the runtime is missing or unknown, or cannot do the precision.
     """
+    kind, _, where = host.partition(":")
+    if kind == "ssh":
+        from .ssh import SshProfiler
+
+        return SshProfiler(where, runtime, threads, precision, deadline_s, **how)
+    if kind == "adb":
+        from .adb import open_phone
+
+        return open_phone(where, runtime, threads, precision, deadline_s, **how)
     if host != "local":
-        raise DeviceError(f"no host '{host}' in this version (available: local)")
+        raise DeviceError(f"no host '{host}' (known: local, ssh:[USER@]HOST[:PORT], adb:SERIAL)"[:200])
     return LocalProfiler(runtime, threads, precision, deadline_s, log=log)
 
 

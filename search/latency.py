@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ..profilers import Graph, Measurement, get_runtime, open_profiler
 from ..profilers.profiler import pool
 from ..spaces.errors import CandidateError, DataError
 from .files import read_json, write_json
+from .known_devices import how_to_open
 from .metrics import Reading
 
 if TYPE_CHECKING:
@@ -79,7 +80,13 @@ class Device:
         self._folder = folder
         self._quiet = quiet
         self._profiler = open_profiler(
-            spec.runtime, spec.threads, spec.precision, deadline_s=deadline_s, host=spec.host, log=folder / "run.log"
+            spec.runtime,
+            spec.threads,
+            spec.precision,
+            deadline_s=deadline_s,
+            host=spec.host,
+            log=folder / "run.log",
+            **how_to_open(spec.host),
         )
         self._lock = threading.Lock()
         self._samples: dict[str, tuple[Graph, float]] = {}
@@ -104,6 +111,11 @@ class Device:
     def file(self, model: Path) -> Path:
         """Returns the file that this device runs, given the fp32 file of a network."""
         return get_runtime(self.runtime).file(model, self.precision)
+
+    @property
+    def gives_outputs(self) -> bool:
+        """True when `outputs` are the device's own, not those of the same file and runtime on this machine."""
+        return self._profiler.gives_outputs
 
     def graph(self, model: Path) -> Graph:
         """Returns what the runtime really executes for a network."""
@@ -143,7 +155,7 @@ class Device:
         """
         taken: list[Measurement] = []
         while True:
-            with self._quiet.measuring():
+            with self._quiet.measuring() if self._profiler.here else nullcontext():
                 taken.append(self._profiler.measure(self.file(model)))
             measurement = pool(taken)
             noisy = measurement.quality == "noisy"

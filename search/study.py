@@ -454,7 +454,7 @@ def _check_fit(space: Space, data: Mapping[str, Any]) -> None:
 
 def _alike(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
     """True when measurements of both fingerprints compare."""
-    keys = ("cpu", "cpu_flags", "machine", *runtime_names())
+    keys = ("cpu", "cpu_flags", "machine", "board", "phone", "soc", "serial", *runtime_names())
     return all(before.get(key) == now.get(key) for key in keys)
 
 

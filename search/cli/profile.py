@@ -13,7 +13,8 @@ from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError,
 from .common import as_json, next_command, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ...profilers import Graph, Measurement, Node
+    from ...profilers import Graph, Measurement, Node, Profiler
+    from ..known_devices import KnownDevice
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,15 @@ class _Profile:
     multiple=True,
     default=("onnxruntime",),
     show_default=True,
-    metavar="RUNTIME[:PRECISION]",
-    help="Of this machine, e.g. openvino or onnxruntime:int8; may be given several times.",
+    metavar="RUNTIME[:PRECISION]|NAME",
+    help="Of this machine, e.g. openvino or onnxruntime:int8, or a device added by `hwnas devices add`; may be given "
+    "several times.",
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="Threads of one inference.")
 @click.option("--layers", is_flag=True, help="List the operators that are really executed.")
 @as_json
 def command(model: Path, devices: tuple[str, ...], threads: int, layers: bool, as_json: bool) -> None:
-    """Latency, size and operators of an ONNX file, on one or several devices of this machine.
+    """Latency, size and operators of an ONNX file, on one or several devices.
 
     An fp32 file on an int8 device is quantised first, with random samples: its latency counts, its outputs do not.
     """
@@ -82,7 +84,7 @@ def command(model: Path, devices: tuple[str, ...], threads: int, layers: bool, a
     if not model.is_file():
         raise UsageError(f"no file '{model}': give an ONNX file, e.g. runs/NAME/artifacts/ID/model.onnx")
     with tempfile.TemporaryDirectory(prefix="hwnas-profile-") as folder:
-        profiles = [_profile(model, runtime, precision, threads, Path(folder)) for runtime, precision in named]
+        profiles = [_profile(model, device, threads, Path(folder)) for device in named]
     if as_json:
         print_json({"model": str(model), "profiles": [profile.to_json(layers=layers) for profile in profiles]})
         return
@@ -136,25 +138,49 @@ def _rows(nodes: tuple[Node, ...]) -> list[list[str]]:
     ]
 
 
-def _named(device: str) -> tuple[str, str]:
-    """Reads RUNTIME[:PRECISION]."""
+@dataclass(frozen=True)
+class _Device:
+    """A runtime of this machine, or a device that the user added."""
+
+    runtime: str
+    precision: str
+    name: str = ""
+    known: KnownDevice | None = None
+
+    def open(self, threads: int, precision: str) -> Profiler:
+        from ...profilers import LocalProfiler
+
+        if self.known is not None:
+            return self.known.open(precision)
+        return LocalProfiler(self.runtime, threads, precision)
+
+
+def _named(device: str) -> _Device:
+    """Reads RUNTIME[:PRECISION], or the name of a device that the user added."""
     from ...profilers import get_runtime, runtime_names
+    from ..known_devices import read_devices
 
     runtime, _, precision = device.partition(":")
     if runtime not in runtime_names():
-        raise DeviceError(f"no device '{runtime}'{did_you_mean(runtime, runtime_names())}")
+        known = read_devices()
+        if device not in known:
+            raise DeviceError(f"no device '{device}'{did_you_mean(device, (*runtime_names(), *known))}")
+        return _Device(known[device].runtime, known[device].precision, device, known[device])
     get_runtime(runtime).check_precision(precision or "fp32")
-    return runtime, precision or "fp32"
+    return _Device(runtime, precision or "fp32")
 
 
-def _profile(model: Path, runtime: str, precision: str, threads: int, folder: Path) -> _Profile:
-    from ...profilers import LocalProfiler, OnnxBased, get_runtime
+def _profile(model: Path, device: _Device, threads: int, folder: Path) -> _Profile:
+    from ...profilers import OnnxBased, get_runtime
+    from ...profilers.model_gate import check_model
     from ...profilers.onnx_file import input_shape, is_quantised
 
+    runtime, precision = device.runtime, device.precision
     found = get_runtime(runtime)
     file = found.file(folder / model.name, precision)
     try:
-        if is_quantised(model):
+        check_model(model)
+        if model.suffix == ".onnx" and is_quantised(model):
             precision = "int8"
         if file.suffix == model.suffix and (precision != "int8" or is_quantised(model)):
             file = model
@@ -165,9 +191,9 @@ def _profile(model: Path, runtime: str, precision: str, threads: int, folder: Pa
 
             torch.manual_seed(0)
             found.convert_file(model, file, precision, torch.randn(8, *input_shape(model)[1:]))
-        with LocalProfiler(runtime, threads, precision) as profiler:
+        with device.open(threads, precision) as profiler:
             told, graph = profiler.measure(file), profiler.graph(file)
-            name, size_mb = f"{runtime}:{precision}", file.stat().st_size / 1e6
+            name, size_mb = device.name or f"{runtime}:{precision}", file.stat().st_size / 1e6
             return _Profile(name, told, graph, profiler.fingerprint(), size_mb)
     except CandidateError as error:
         raise DataError(f"{model}: {error}") from error
