@@ -23,6 +23,8 @@ MAX_MODEL_BYTES = 512 << 20
 
 MAX_NODES = 50_000
 MAX_TENSORS = 50_000
+MAX_FIELDS = 500_000
+"""Parts of all messages that are looked at: less than a second's work."""
 MAX_DEPTH = 8
 """Of graphs within graphs."""
 MAX_INPUT_ELEMENTS = 1 << 28
@@ -82,6 +84,7 @@ class _Onnx:
         self._data = data
         self._nodes = 0
         self._tensors = 0
+        self._fields_left = MAX_FIELDS
 
     def check(self) -> None:
         graphs = 0
@@ -213,23 +216,37 @@ class _Onnx:
     def _fields(self, message: Span) -> Iterator[tuple[int, int, Span]]:
         """Fields of a message: number, kind, and where its bytes stand (of an integer: its value, twice)."""
         place, end = message
+        data, left = self._data, self._fields_left
         while place < end:
-            tag, place = self._varint(place, end)
+            left -= 1
+            if left < 0:
+                raise _refused(f"more than {MAX_FIELDS:,} parts")
+            tag = data[place]
+            place += 1
+            if tag > 127:
+                tag, place = self._varint(place - 1, end)
             field, kind = tag >> 3, tag & 7
+            if kind in (_VARINT, _BYTES):
+                if place < end and (value := data[place]) < 128:  # nearly all are: the rest is slower
+                    place += 1
+                else:
+                    value, place = self._varint(place, end)
             if kind == _VARINT:
-                value, place = self._varint(place, end)
                 yield field, kind, (value, value)
                 continue
             if kind == _BYTES:
-                length, place = self._varint(place, end)
+                length = value
             elif kind in (_FIXED64, _FIXED32):
                 length = 8 if kind == _FIXED64 else 4
             else:
                 raise _refused("not an ONNX file, or a damaged one")
             if field == 0 or length > end - place:
                 raise _refused("the file is cut off or damaged: a part reaches beyond its end")
+            self._fields_left = left
             yield field, kind, (place, place + length)
+            left = self._fields_left
             place += length
+        self._fields_left = left
 
     def _varint(self, place: int, end: int) -> tuple[int, int]:
         value = shift = 0
