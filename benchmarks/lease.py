@@ -1,7 +1,7 @@
 """Is a board ever used by two at the same time? Many clients, many jobs, clients and boards killed at random.
 
-Every job starts the real board's side (`hwnas.profilers.board`) with the real lease; only the work is replaced: it notes
-when it begins and ends, and sleeps a little in between. Some clients vanish (the end of the board's input is all that
+Every job starts the real board's side (`hwnas.profilers.board`) with the real lease; only the work is replaced: it
+notes when it begins and ends, and sleeps a little in between. Some clients vanish (the end of the board's input is all that
 shows it), some boards are killed, while they wait or while they work. Then the notes are read: whoever begins while
 another works must come after that one's death, and within two seconds of it.
 
@@ -167,7 +167,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hwnas-lease-") as folder:
         os.environ["XDG_RUNTIME_DIR"] = os.environ["TMPDIR"] = folder
         outcome = torture(Path(folder, "log"), options.clients, options.jobs, options.seed)
-    print(f"{'clients':>8} {'jobs':>6} {'begun':>6} {'killed':>7} {'overlaps':>9} {'takeovers':>10} {'freed':>8} {'took':>7}")
+    headings = ("clients", "jobs", "begun", "killed", "overlaps", "takeovers", "freed", "took")
+    print(*(f"{heading:>{width}}" for heading, width in zip(headings, (8, 6, 6, 7, 9, 10, 8, 7), strict=True)))
     print(
         f"{outcome.clients:8} {outcome.jobs:6} {outcome.begun:6} {outcome.killed:7} {outcome.overlaps:9} "
         f"{outcome.takeovers:10} {outcome.freed_s:6.2f} s {outcome.seconds:5.0f} s"

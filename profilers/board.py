@@ -1,8 +1,8 @@
 """The side of the board: one request from standard input, one line of answer, and gone.
 
-Run as `python -m hwnas.profilers.board`, or as the file that `hwnas devices add` sends. It holds the lease of the device
-while it works, and measures in a child as any other machine does. It ends when its input ends (the other side is gone),
-when its time is up, or when it has answered; the lease is free then, and the child ends with it.
+Run as `python -m hwnas.profilers.board`, or as the file that `hwnas devices add` sends. It holds the lease of the
+device while it works, and measures in a child as any other machine does. It ends when its input ends (the other side is
+gone), when its time is up, or when it has answered; the lease is free then, and the child ends with it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..spaces.errors import DeviceError, HwnasError
 from .lease import hold_lease
 from .model_gate import check_model
-from .wire import Lost, Request, encode_error, encode_ok
+from .wire import Request, encode_error, encode_ok
 
 __all__ = ["main", "work"]
 

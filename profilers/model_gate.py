@@ -32,10 +32,37 @@ MAX_INPUT_ELEMENTS = 1 << 28
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 MICROSOFT = frozenset(
-    "Attention BiasGelu DequantizeLinear DynamicQuantizeMatMul FastGelu FusedConv FusedGemm FusedMatMul Gelu MatMulIntegerToFloat "
-    "MatMulNBits MultiHeadAttention NhwcMaxPool QAttention QGemm QLinearAdd QLinearAveragePool QLinearConcat QLinearConv "
-    "QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere QuantizeLinear "
-    "QuickGelu SkipLayerNormalization".split()
+    [
+        "Attention",
+        "BiasGelu",
+        "DequantizeLinear",
+        "DynamicQuantizeMatMul",
+        "FastGelu",
+        "FusedConv",
+        "FusedGemm",
+        "FusedMatMul",
+        "Gelu",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "MultiHeadAttention",
+        "NhwcMaxPool",
+        "QAttention",
+        "QGemm",
+        "QLinearAdd",
+        "QLinearAveragePool",
+        "QLinearConcat",
+        "QLinearConv",
+        "QLinearGlobalAveragePool",
+        "QLinearLeakyRelu",
+        "QLinearMul",
+        "QLinearReduceMean",
+        "QLinearSigmoid",
+        "QLinearSoftmax",
+        "QLinearWhere",
+        "QuantizeLinear",
+        "QuickGelu",
+        "SkipLayerNormalization",
+    ]
 )
 """Operators of the domain com.microsoft that are accepted: what quantisation and fusion make."""
 
@@ -50,7 +77,7 @@ Span = tuple[int, int]
 
 
 def check_model(path: Path) -> None:
-    """Lets a model file pass, or says why not; reads nothing but the file, and needs little memory whatever it declares.
+    """Lets a model file pass, or says why not; needs little memory whatever the file declares.
 
     Raises:
         CandidateError: `export`, the file is not one that may be loaded; the detail says why, in one line.

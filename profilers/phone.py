@@ -125,10 +125,10 @@ class _Phone:
             process = subprocess.Popen(
                 [*self._begin, *words], stdin=nothing, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
+        assert process.stdout is not None, "it was started with a pipe"
         timer = threading.Timer(left, process.kill)
         timer.start()
         try:
-            assert process.stdout is not None, "it was started with a pipe"
             data = process.stdout.read(MAX_OUTPUT_BYTES + 1)
             if len(data) > MAX_OUTPUT_BYTES:
                 raise CandidateError("bad_result", "the phone says too much")

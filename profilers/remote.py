@@ -1,8 +1,8 @@
 """Devices that another machine holds: the sender's side of what `board` serves.
 
-What goes wrong on the way is never the candidate's fault: it is tried again, and then the device is in quarantine, which
-ends a study with exit code 4, ready to be taken up. A candidate is at fault when the board says so, and, where it crashed
-or hung, when a golden network still runs there.
+What goes wrong on the way is never the candidate's fault: it is tried again, and then the device is in quarantine,
+which ends a study with exit code 4, ready to be taken up. A candidate is at fault when the board says so, and, where it
+crashed or hung, when a golden network still runs there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .graph import Graph
 from .measurement import Measurement
 from .model_gate import check_model
 from .profiler import Profiler
-from .wire import MAX_ANSWER_BYTES, BadAnswer, Busy, Lost, Request, plain, read_answer
+from .wire import MAX_ANSWER_BYTES, BadAnswer, Lost, Request, plain, read_answer
 
 __all__ = ["RemoteProfiler"]
 
@@ -232,7 +232,9 @@ class RemoteProfiler(Profiler):
                 bufsize=0,
             )
         except OSError as error:
-            raise Lost(f"cannot start {self.command[0]}: {(error.strerror or str(error)).lower()}", final=True) from None
+            raise Lost(
+                f"cannot start {self.command[0]}: {(error.strerror or str(error)).lower()}", final=True
+            ) from None
         self._process = process
         if self._closing.is_set():
             self._kill()

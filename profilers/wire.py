@@ -1,8 +1,9 @@
 """What goes over the wire to a board and back.
 
 A connection carries one request and one answer. The request is a frame: two lengths (big-endian, 4 bytes each), JSON of
-at most 64 KiB, then the bytes of the model and of the samples, whose digests the JSON has. The answer is one line of JSON
-of at most 1 MiB; blanks before it are signs of life. Neither side takes pickle, code or names of files from the other.
+at most 64 KiB, then the bytes of the model and of the samples, whose digests the JSON has. The answer is one line of
+JSON of at most 1 MiB; blanks before it are signs of life. Neither side takes pickle, code or names of files from the
+other.
 Standard library only: a board has it too.
 """
 
@@ -115,7 +116,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.wire != WIRE:
-            raise DeviceError(f"the two sides are of different versions ({self.wire} and {WIRE}): send the runner again")
+            raise DeviceError(
+                f"the two sides are of different versions ({self.wire} and {WIRE}): send the runner again"
+            )
         for name, pattern in _TEXTS.items():
             value = getattr(self, name)
             if not isinstance(value, str) or not pattern.fullmatch(value):

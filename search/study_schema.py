@@ -32,7 +32,6 @@ from .study_fields import (
     Share,
     SpaceName,
     fault,
-    quoted,
     refuse_choice,
 )
 

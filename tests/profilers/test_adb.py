@@ -45,7 +45,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePhone:
     binaries = tmp_path / "bin"
     binaries.mkdir()
     adb = binaries / "adb"
-    adb.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(HERE / 'fake_adb.py'))} \"$@\"\n")
+    adb.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(HERE / "fake_adb.py"))} "$@"\n')
     adb.chmod(0o755)
     monkeypatch.setenv("PATH", str(binaries), prepend=":")
     made = FakePhone(tmp_path / "state")

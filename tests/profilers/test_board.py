@@ -179,7 +179,8 @@ def crashing(tmp_path: Path, golden_too: bool) -> list[str]:
         "from hwnas.profilers.golden_model import golden_model\n"
         "def work(request, model, samples):\n"
         f" if {golden_too} or model.read_bytes() != golden_model(): raise CandidateError('crash:SIGSEGV', 'x')\n"
-        " return {'blocks': [[1.0]], 'disturbance': [], 'warmup': 0, 'process': 1, 'conditions': {}, 'fingerprint': {}}\n"
+        " told = {'blocks': [[1.0]], 'disturbance': [], 'warmup': 0, 'process': 1}\n"
+        " return {**told, 'conditions': {}, 'fingerprint': {}}\n"
         "board.main(work)"
     )
     return [sys.executable, "-c", code]

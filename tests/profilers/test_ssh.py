@@ -189,7 +189,9 @@ def test_a_candidate_that_fails_there_is_at_fault(board: Any, tmp_path: Path) ->
         [node], "bad", [value("input", TensorProto.FLOAT, [1, 8])], [value("output", TensorProto.FLOAT, [7])], [shape]
     )
     path = tmp_path / "bad.onnx"
-    path.write_bytes(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
+    path.write_bytes(
+        helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
+    )
     with profiler_of(board) as profiler:
         profiler.send_runner()
         with pytest.raises(CandidateError) as raised:

@@ -50,9 +50,7 @@ MEASUREMENTS: dict[str, bytes] = {
     "another's lease": line(GOOD, "f" * 32),
     "no lease": json.dumps({"ok": GOOD}).encode(),
     "lease is a list": json.dumps({"lease": [LEASE], "ok": GOOD}).encode(),
-    "both a result and a failure": json.dumps(
-        {"lease": LEASE, "ok": GOOD, "failure": "oom", "detail": ""}
-    ).encode(),
+    "both a result and a failure": json.dumps({"lease": LEASE, "ok": GOOD, "failure": "oom", "detail": ""}).encode(),
     "one key more": json.dumps({"lease": LEASE, "ok": GOOD, "run": "rm -rf /"}).encode(),
     "result is a list": line([GOOD]),
     "result is a text": line("1.0"),
@@ -184,7 +182,9 @@ def test_hostile_outputs(told: Any) -> None:
         read_answer(line(told), LEASE, "run", "pi5")
 
 
-@pytest.mark.parametrize(("name", "kind"), [("DeviceError", DeviceError), ("DataError", DataError), ("DiskError", DiskError)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("DeviceError", DeviceError), ("DataError", DataError), ("DiskError", DiskError)]
+)
 def test_errors_of_the_board_name_it(name: str, kind: type[Exception]) -> None:
     told = json.dumps({"lease": LEASE, "error": name, "message": "no\nway \x1b[31m"}).encode()
     with pytest.raises(kind, match=r"^pi5: no way  \[31m$"):

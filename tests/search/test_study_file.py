@@ -110,7 +110,8 @@ def test_absent_devices_are_device_errors(device: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["local", "ssh:pi5", "ssh:pi@pi5.local", "ssh:pi@10.0.0.7:2222", "adb:R58M12ABCDE", "adb:R58M12@lab@gateway"]
+    "host",
+    ["local", "ssh:pi5", "ssh:pi@pi5.local", "ssh:pi@10.0.0.7:2222", "adb:R58M12ABCDE", "adb:R58M12@lab@gateway"],
 )
 def test_hosts(host: str) -> None:
     spec = load_study_text(LEAST.replace("{cpu: {}}", f"{{cpu: {{host: '{host}'}}}}"))
