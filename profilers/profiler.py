@@ -30,7 +30,7 @@ class Profiler(ABC):
     """Whether it measures this machine, which is then to be kept quiet."""
 
     gives_outputs: ClassVar[bool] = True
-    """Whether `run` runs the model on the device itself."""
+    """Whether `run` and `graph` are the device's own, not those of the same file and runtime on this machine."""
 
     deadline_s: float
     """Longest time of one request."""

@@ -114,7 +114,7 @@ class Device:
 
     @property
     def gives_outputs(self) -> bool:
-        """True when `outputs` are the device's own, not those of the same file and runtime on this machine."""
+        """True when `outputs` and `graph` are the device's own, not those of the same file on this machine."""
         return self._profiler.gives_outputs
 
     def graph(self, model: Path) -> Graph:

@@ -186,7 +186,7 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
                 differences[each.name] = difference
             if each in bench.measured:
                 readings[each.metric] = _measured(bench, each, row.arch_id, folder / "model.onnx")
-        if bench.measured:
+        if any(device.gives_outputs for device in bench.measured):
             write_parquet(_layers(bench, folder / "model.onnx"), folder / "layers.parquet", schema_version=1)
     finally:
         remove(*probe_files(probe))
@@ -235,6 +235,7 @@ def _layers(bench: Bench, model: Path) -> pd.DataFrame:
             "bytes_out": node.bytes_out,
         }
         for device in bench.measured
+        if device.gives_outputs
         for place, node in enumerate(device.graph(model).nodes)
     ]
     return pd.DataFrame(rows).astype({"macs": "Int64"})  # which has a null for what cannot be counted

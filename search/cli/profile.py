@@ -26,6 +26,7 @@ class _Profile:
     graph: Graph
     fingerprint: dict[str, Any]
     size_mb: float
+    own_graph: bool = True
 
     @property
     def times(self) -> dict[str, float]:
@@ -54,6 +55,7 @@ class _Profile:
             "uncounted": list(self.graph.uncounted),
             "operators": len(self.graph.nodes),
             "depth": self.graph.depth,
+            "operators_of": "the device" if self.own_graph else "this machine",
             "conditions": self.told.conditions,
             "fingerprint": self.fingerprint,
             **({"layers": self.graph.to_json()} if layers else {}),
@@ -113,6 +115,8 @@ def command(model: Path, devices: tuple[str, ...], threads: int, layers: bool, a
     click.echo("low to high is the 90 % interval of the median; p90, p99 and min are of single inferences")
     click.echo("MACs are of the executed operators, with what the runtime pads to")
     for profile in profiles:
+        if not profile.own_graph:
+            click.echo(f"operators and MACs of {profile.device} are those of the same file and runtime on this machine")
         if profile.graph.uncounted:
             click.echo(f"not counted on {profile.device}: {', '.join(profile.graph.uncounted)}")
     for profile in profiles if layers else []:
@@ -194,6 +198,6 @@ def _profile(model: Path, device: _Device, threads: int, folder: Path) -> _Profi
         with device.open(threads, precision) as profiler:
             told, graph = profiler.measure(file), profiler.graph(file)
             name, size_mb = device.name or f"{runtime}:{precision}", file.stat().st_size / 1e6
-            return _Profile(name, told, graph, profiler.fingerprint(), size_mb)
+            return _Profile(name, told, graph, profiler.fingerprint(), size_mb, profiler.gives_outputs)
     except CandidateError as error:
         raise DataError(f"{model}: {error}") from error

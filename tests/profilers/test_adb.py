@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -164,8 +165,6 @@ def test_no_adb_here(phone: FakePhone, golden: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_phone_behind_a_gateway(board: Any, phone: FakePhone, golden: Path) -> None:
-    import os
-
     board.env = {"PATH": os.environ["PATH"], "FAKE_ADB": str(phone.folder)}
     with profiler_of(f"SERIAL1@board:{board.port}", python=sys.executable) as profiler:
         profiler.send_runner()  # type: ignore[attr-defined]  # a phone behind ssh
@@ -199,3 +198,29 @@ def test_strange_programs_are_refused(tool: str) -> None:
 def test_other_runtimes_are_refused() -> None:
     with pytest.raises(DeviceError, match="phones run"):
         profiler_of(runtime="openvino")
+
+
+@pytest.mark.slow
+def test_a_study_on_a_phone(
+    phone: FakePhone, tmp_path: Path, hwnas: Any, study_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    env = {name: os.environ[name] for name in ("PATH", "FAKE_ADB", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")}
+    added = hwnas("devices", "add", "pixel", "adb:SERIAL1", "--tool", TOOL, cwd=tmp_path, env=env)
+    assert added.returncode == 0, added.stderr
+    path = study_file(
+        tmp_path,
+        devices={"pixel": {"host": "adb:SERIAL1"}},
+        objectives=[{"metric": "top1"}, {"metric": "latency_ms@pixel"}],
+        search={"trials": 2, "seed": 0, "sampler": "random"},
+        verify={"finalists": 1},
+    )
+    done = hwnas("run", path, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    (verified,) = (tmp_path / "runs" / "tiny" / "artifacts").glob("*/verified.json")
+    told = json.loads(verified.read_text())
+    assert 1.5 < told["readings"]["latency_ms@pixel"]["value"] < 1.6
+    assert told["parity"] == {}, "the phone's outputs were not seen, so nothing is said of them"
+    assert not list((tmp_path / "runs" / "tiny").rglob("layers.parquet")), "nor of its operators"
+    exported = hwnas("export", tmp_path / "runs" / "tiny", verified.parent.name, cwd=tmp_path, env=env)
+    assert exported.returncode == 0, exported.stderr
