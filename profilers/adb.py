@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..spaces.errors import CandidateError, DeviceError
+from ..spaces.errors import DeviceError
 from .graph import Graph
 from .phone import SUFFIXES
 from .profiler import LocalProfiler
 from .remote import RemoteProfiler
 from .ssh import SshProfiler
-from .wire import Lost
 
 __all__ = ["open_phone", "parse_phone"]
 
@@ -101,15 +100,6 @@ class _Phone(RemoteProfiler):
             if self._local is None:
                 self._local = LocalProfiler(self.runtime, self.threads, self.precision, self.deadline_s)
             return self._local
-
-    def _healthy(self) -> bool:
-        if self.runtime == "onnxruntime":
-            return super()._healthy()
-        try:
-            self._exchange("fingerprint", None, self.deadline_s, None)  # there is no golden network for it
-        except CandidateError as error:
-            raise Lost(str(error)) from None
-        return True
 
 
 class _PhoneHere(_Phone):

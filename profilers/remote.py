@@ -26,7 +26,8 @@ from .graph import Graph
 from .measurement import Measurement
 from .model_gate import check_model
 from .profiler import Profiler
-from .wire import MAX_ANSWER_BYTES, BadAnswer, Lost, Request, plain, read_answer
+from .runtime import get_runtime
+from .wire import MAX_ANSWER_BYTES, MAX_S, BadAnswer, Lost, Request, plain, read_answer
 
 __all__ = ["RemoteProfiler"]
 
@@ -54,7 +55,7 @@ class RemoteProfiler(Profiler):
         runtime: name of the runtime there.
         threads: threads of one inference.
         precision: of the runtime.
-        deadline_s: longest time of one request.
+        deadline_s: longest time of one request; an hour at most.
         phone: serial number of a phone at the other machine, or empty.
         tool: path of the benchmark program on the phone, or empty.
         budget_s: seconds of timed inferences per attempt.
@@ -183,17 +184,27 @@ class RemoteProfiler(Profiler):
             self._quarantine = why
             raise DeviceError(f"{self.host}: {why}; the device is in quarantine until the next start")
 
+    @property
+    def has_golden(self) -> bool:
+        """True when there is a golden network for its runtime: one that runs ONNX files."""
+        with contextlib.suppress(DeviceError):
+            return get_runtime(self.runtime).suffix == ".onnx"
+        return False
+
     def _healthy(self) -> bool:
-        """True when a golden network runs on the device.
+        """True when a golden network runs on the device, or, where there is none, the device answers.
 
         Raises:
             Lost: the device does not answer.
         """
-        with golden_file() as path:
-            try:
+        try:
+            if not self.has_golden:
+                self._exchange("fingerprint", None, self.deadline_s, None)
+                return True
+            with golden_file() as path:
                 self._exchange("measure", path, self.deadline_s, None)
-            except CandidateError:
-                return False
+        except CandidateError:
+            return False
         return True
 
     def _exchange(self, do: str, path: Path | None, deadline_s: float, x: Any) -> dict[str, Any]:
@@ -203,6 +214,7 @@ class RemoteProfiler(Profiler):
             Lost: no answer, or not one to this request.
             CandidateError, DeviceError, DataError, DiskError: as the answer says.
         """
+        deadline_s = min(deadline_s, MAX_S)
         model = b"" if path is None else path.read_bytes()
         samples = b"" if x is None else x.tobytes()
         request = Request(

@@ -26,7 +26,17 @@ from .graph import Graph
 from .measurement import Measurement
 from .model_gate import MAX_MODEL_BYTES
 
-__all__ = ["MAX_ANSWER_BYTES", "BadAnswer", "Busy", "Lost", "Request", "encode_error", "encode_ok", "read_answer"]
+__all__ = [
+    "MAX_ANSWER_BYTES",
+    "MAX_S",
+    "BadAnswer",
+    "Busy",
+    "Lost",
+    "Request",
+    "encode_error",
+    "encode_ok",
+    "read_answer",
+]
 
 WIRE = 1
 """Version of what goes over the wire."""

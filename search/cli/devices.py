@@ -174,7 +174,7 @@ def _golden(profiler: Profiler) -> tuple[float | None, str]:
     from ...profilers.remote import RemoteProfiler
 
     assert isinstance(profiler, RemoteProfiler), "boards and phones only"
-    if profiler.runtime == "litert":
+    if not profiler.has_golden:
         return None, "none for this runtime; the device answers"
     try:
         told = profiler.golden()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -114,6 +116,40 @@ def test_a_board_ends_by_itself_when_its_time_is_up(tmp_path: Path, monkeypatch:
     assert time.monotonic() - start < 30
 
 
+def children_of(pid: int) -> list[int]:
+    """Process ids of the children; kept up by /proc (Linux)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(entry.name))
+    return found
+
+
+def test_nothing_measures_on_after_a_board_was_killed(tmp_path: Path) -> None:
+    model = golden_model()
+    process = subprocess.Popen(BOARD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    request = Request(
+        "0" * 32, "measure", budget_s=60.0, model_bytes=len(model), model_sha256=hashlib.sha256(model).hexdigest()
+    )
+    assert process.stdin
+    process.stdin.write(request.frame() + model)
+    process.stdin.flush()
+    end = time.monotonic() + 30
+    while not (children := children_of(process.pid)):
+        assert time.monotonic() < end, "no child was started"
+        time.sleep(0.05)
+    time.sleep(1.0)
+    start = time.monotonic()
+    finish(process, kill=True)
+    while any(Path("/proc", str(child)).exists() for child in children):
+        assert time.monotonic() - start < 2.0
+        time.sleep(0.01)
+    with hold_lease("board", 1.0):
+        pass
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     path = tmp_path / "golden.onnx"
     path.write_bytes(golden_model())
@@ -139,6 +175,11 @@ def test_the_file_of_the_runner_is_always_the_same_and_works_alone(tmp_path: Pat
     model.write_bytes(golden_model())
     with RemoteProfiler([sys.executable, "-P", str(path)], "here", budget_s=0.05, attempts=1) as profiler:
         assert profiler.measure(model).median_ms > 0
+
+
+def test_a_long_deadline_is_cut_to_what_a_board_accepts(tmp_path: Path) -> None:
+    with RemoteProfiler(BOARD, "here", deadline_s=1e6, backoff_s=()) as profiler:
+        assert profiler.fingerprint()["cores"] >= 1
 
 
 def test_prints_do_not_reach_the_channel(tmp_path: Path) -> None:

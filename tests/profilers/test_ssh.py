@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from hwnas.profilers.golden_model import golden_model
+from hwnas.profilers.lease import hold_lease
 from hwnas.profilers.ssh import Destination, SshProfiler
 from hwnas.spaces.errors import CandidateError, DeviceError
 
@@ -155,6 +157,32 @@ def test_a_device_in_use(board: Any, golden: Path) -> None:
         thread.join()
         assert done
         assert second.measure(golden).median_ms > 0, "busy is not lost"
+
+
+def test_a_client_that_is_killed_lets_go_of_the_board(
+    board: Any, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with profiler_of(board) as profiler:
+        profiler.send_runner()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom hwnas.profilers.ssh import SshProfiler\n"
+        "SshProfiler(sys.argv[1], python=sys.executable, budget_s=60.0).measure(Path(sys.argv[2]))"
+    )
+    client = subprocess.Popen([sys.executable, "-c", code, f"board:{board.port}", str(golden)])
+    lock = board.folder / "run" / "hwnas-board.lock"
+    end = time.monotonic() + 30
+    while not lock.exists():
+        assert time.monotonic() < end, "the board was not asked"
+        time.sleep(0.05)
+    time.sleep(1.0)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(lock.parent))
+    with pytest.raises(DeviceError, match="device_busy"), hold_lease("board", 0.1):
+        pass
+    client.kill()
+    start = time.monotonic()
+    with hold_lease("board", 10.0):
+        assert time.monotonic() - start < 2.0
+    client.wait()
 
 
 def test_closing_ends_a_call(board: Any, golden: Path) -> None:
