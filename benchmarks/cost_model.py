@@ -25,7 +25,7 @@ import numpy as np
 
 from hwnas.cost_models import AdditiveModel
 from hwnas.profilers import Graph, LocalProfiler, Measurement, conditions, fingerprint, get_runtime
-from hwnas.profilers.fingerprint import stolen_share
+from hwnas.profilers.fingerprint import used_shares
 from hwnas.spaces import load_space
 from hwnas.spaces.errors import CandidateError
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         rows, measurements = _measure(options, (channels, side, side))
     table = _evaluate(rows, options)
-    told = stolen_share(before, conditions()) if options.reuse is None else earlier["machine"]
+    told = used_shares(before, conditions()) if options.reuse is None else earlier["machine"]
     _print(table, rows, told, time.monotonic() - start, options)
     if options.json is not None:
         data = {
@@ -113,7 +113,7 @@ def _measure(options: argparse.Namespace, input_shape: tuple[int, int, int]) -> 
     by_id = {row["id"]: row for row in rows}
     for item in raw:
         taken = _measurement(item)
-        by_id[item["id"]][f"ms_{item['pass']}"] = taken.median_ms
+        by_id[item["id"]][f"ms_{item['pass']}"] = taken.latency_ms
         by_id[item["id"]][f"quality_{item['pass']}"] = taken.quality
     _progress("")
     return rows, raw

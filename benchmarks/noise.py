@@ -1,7 +1,8 @@
 """Do two passes over the same networks, minutes apart, agree? For a plain loop and for hwnas, quiet and beside a load.
 
 Takes networks of nearly equal latency, measures all of them in several passes, and compares the passes: rank
-correlation (Kendall), relative differences of the same network, seconds a network, and the share that was marked noisy.
+correlation (Kendall), relative differences of the same network, seconds a network, the share that was marked noisy (few
+when quiet, all beside a load), and the share of intervals that hold the median of the network's measurements.
 The plain loop is what most scripts do: 50 inferences of each network after 10 to warm up, one after the other, median.
 Beside a load means that a process spins on the other cores all the while.
 
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.profilers import LocalProfiler, Repeatability, conditions, get_runtime
+from hwnas.profilers import LocalProfiler, Measurement, Repeatability, conditions, get_runtime
 from hwnas.spaces import load_space
 
 DRAWN = 80
@@ -83,13 +84,12 @@ def spinning(on: bool) -> Iterator[None]:
 
 def compare(models: list[Path], passes: int, pause_s: float, loaded: bool) -> list[dict[str, Any]]:
     """Measures all models in each pass by each method; returns a row for each method."""
-    noisy = 0
+    measured: list[tuple[Path, Measurement]] = []
 
     def ours(model: Path) -> float:
-        nonlocal noisy
         measurement = profiler.measure(model)
-        noisy += measurement.quality == "noisy"
-        return measurement.median_ms
+        measured.append((model, measurement))
+        return measurement.latency_ms
 
     with spinning(loaded), LocalProfiler() as profiler:
         methods: dict[str, Callable[[Path], float]] = {"plain loop": plain_ms, "hwnas": ours}
@@ -103,6 +103,9 @@ def compare(models: list[Path], passes: int, pause_s: float, loaded: bool) -> li
                 medians[name].append(tuple(method(model) for model in models))
                 seconds[name] += time.monotonic() - start
     taken = passes * len(models)
+    noisy = sum(measurement.quality == "noisy" for _, measurement in measured)
+    middle = {model: statistics.median(m.latency_ms for of, m in measured if of == model) for model in models}
+    inside = sum(m.low_ms <= middle[model] <= m.high_ms for model, m in measured)
     return [
         {
             "state": "loaded" if loaded else "quiet",
@@ -110,6 +113,8 @@ def compare(models: list[Path], passes: int, pause_s: float, loaded: bool) -> li
             **Repeatability(tuple(medians[name]), noisy if name == "hwnas" else 0).to_json(),
             "seconds": seconds[name] / taken,
             "noisy_share": noisy / taken if name == "hwnas" else None,
+            "inside_share": inside / taken if name == "hwnas" else None,
+            "reasons": sorted({reason for _, m in measured for reason in m.disturbances}) if name == "hwnas" else [],
             "medians_ms": medians[name],
         }
         for name in methods
@@ -129,14 +134,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hwnas-noise-") as folder:
         models = networks(Path(folder), options.networks, options.side, options.seed)
         rows = [row for loaded in (False, True) for row in compare(models, options.passes, options.pause, loaded)]
-    headings = f"{'Kendall':>8} {'median':>8} {'95 %':>8} {'worst':>8} {'s/network':>10} {'noisy':>7}"
+    headings = f"{'Kendall':>8} {'median':>8} {'95 %':>8} {'worst':>8} {'s/network':>10} {'noisy':>7} {'inside':>7}"
     print(f"{'state':8} {'method':12} {headings}")
     for row in rows:
-        noisy = "" if row["noisy_share"] is None else f"{row['noisy_share']:.0%}"
+        noisy, inside = ("" if row[name] is None else f"{row[name]:.0%}" for name in ("noisy_share", "inside_share"))
         differences = " ".join(f"{row[f'{n}_difference']:8.1%}" for n in ("median", "resolvable", "worst"))
-        print(
-            f"{row['state']:8} {row['method']:12} {row['kendall']:8.3f} {differences} {row['seconds']:10.2f} {noisy:>7}"
-        )
+        shares = f"{row['seconds']:10.2f} {noisy:>7} {inside:>7}"
+        print(f"{row['state']:8} {row['method']:12} {row['kendall']:8.3f} {differences} {shares}")
     print(f"load before: {before:.2f} on {os.cpu_count()} cores; 'quiet' is as quiet as the machine was")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

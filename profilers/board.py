@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..spaces.errors import CandidateError
 from .lease import hold_lease
 from .model_gate import check_model
 from .wire import Request, encode_error, encode_ok
@@ -85,54 +86,77 @@ def work(request: Request, model: Path, samples: Path) -> dict[str, Any]:
         from .phone import work_on_phone
 
         return work_on_phone(request, model)
-    from .fingerprint import fingerprint
-    from .profiler import LocalProfiler
     from .runtime import get_runtime
 
     runtime = get_runtime(request.runtime)
-    with LocalProfiler(
-        request.runtime,
-        request.threads,
-        request.precision,
-        request.deadline_s,
-        budget_s=request.budget_s,
-        attempts=request.attempts,
-    ) as profiler:
+    with _profiler(request) as profiler:
         if request.do == "fingerprint":
-            return {**fingerprint(request.runtime), **_board()}
+            return {**_flat(profiler.fingerprint()), **_board()}
         path = model.with_suffix(runtime.suffix)
         model.rename(path)
         check_model(path)
         if request.do == "graph":
             return {"graph": profiler.graph(path).to_json()}
+        x = _array(samples, request.shape) if request.shape else None
         if request.do == "run":
-            return _run(profiler, path, samples, request.shape)
-        told = profiler.measure(path).to_json()
-        told["conditions"] = {**_flat(told["conditions"]), **_throttling()}
-        told["fingerprint"] = {**told["fingerprint"], **_board()}
+            return _run(profiler, path, x)
+        told: dict[str, Any] = profiler.measure(path, x).to_json()
+        told["conditions"] = {**told["conditions"], **_throttling()}
+        told["fingerprint"] = {**_flat(told["fingerprint"]), **_board()}
         return _shortened(told)
 
 
-def _run(profiler: Any, path: Path, samples: Path, shape: tuple[int, ...]) -> dict[str, Any]:
+def _profiler(request: Request) -> Any:
+    from .profiler import LocalProfiler
+
+    class Bare(LocalProfiler):
+        """Leaves it to the other side to ask for the golden network."""
+
+        def _blame(self, error: CandidateError) -> None:
+            return None
+
+    how: dict[str, Any] = {"budget_s": request.budget_s, "attempts": request.attempts}
+    return Bare(request.runtime, request.threads, request.precision, request.deadline_s, **how)
+
+
+def _array(samples: Path, shape: tuple[int, ...]) -> Path:
+    """Writes the samples as numpy reads them."""
     import numpy as np
 
-    x = samples.with_suffix(".npy")
-    np.save(x, np.fromfile(samples, "<f4").reshape(shape))
+    path = samples.with_suffix(".npy")
+    np.save(path, np.fromfile(samples, "<f4").reshape(shape))
+    return path
+
+
+def _run(profiler: Any, path: Path, x: Path | None) -> dict[str, Any]:
+    import numpy as np
+
     outputs = np.ascontiguousarray(profiler.run(path, x), "<f4")
     return {"shape": list(outputs.shape), "data": base64.b64encode(outputs.tobytes()).decode()}
 
 
 def _shortened(told: dict[str, Any]) -> dict[str, Any]:
     """A measurement as it goes over the wire: in steps of a nanosecond, and every k-th block where there are many."""
-    blocks, disturbance = told["blocks"], told["disturbance"]
-    step = -(-sum(map(len, blocks)) // MOST_SAMPLES)
-    told["blocks"] = [[max(round(value, 6), 1e-6) for value in block] for block in blocks[::step]]
-    told["disturbance"] = [round(ratio, 5) for ratio in disturbance[::step]]
-    return told
+    step = -(-sum(map(len, told["blocks"])) // MOST_SAMPLES)
+    parts = told["conditions"].get("parts") or [{"blocks": len(told["blocks"])}]
+    blocks: list[list[float]] = []
+    ratios: list[float] = []
+    begin, sizes = 0, []
+    for part in parts:
+        end = begin + part["blocks"]
+        kept = range(begin, end, step)
+        blocks += [[max(round(value, 6), 1e-6) for value in told["blocks"][place]] for place in kept]
+        ratios += [round(told["disturbance"][place], 5) for place in kept if told["disturbance"]]
+        sizes.append(len(kept))
+        begin = end
+    conditions = _flat(told["conditions"])
+    if "parts" in told["conditions"]:
+        conditions["parts"] = [{**_flat(part), "blocks": size} for part, size in zip(parts, sizes, strict=True)]
+    return {**told, "blocks": blocks, "disturbance": ratios, "conditions": conditions}
 
 
-def _flat(conditions: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in conditions.items() if value is None or isinstance(value, str | int | float)}
+def _flat(told: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in told.items() if value is None or isinstance(value, str | int | float)}
 
 
 def _board() -> dict[str, Any]:

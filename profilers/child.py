@@ -28,6 +28,7 @@ from uuid import uuid4
 
 from ..spaces import errors
 from ..spaces.errors import CandidateError, DeviceError, HwnasError
+from .isolation import MEMORY_VARIABLE
 from .serve import PARENT_VARIABLE, PROTOCOL
 
 __all__ = ["Child"]
@@ -58,6 +59,8 @@ class Child:
         args: command line arguments of the module.
         env: environment variables to set; variables that look like secrets are not passed on.
         name: for messages.
+        private: give it a folder of its own to be in and to write temporary files to, removed in the end.
+        memory_mb: largest address space, in megabytes; beyond it the call fails with `oom`. None for no limit.
         log: file to which the child's standard error is appended; None keeps it in an unnamed temporary file.
 
     Calls from several threads are served one after the other.
@@ -70,10 +73,17 @@ class Child:
         env: Mapping[str, str] | None = None,
         name: str = "child",
         log: Path | None = None,
+        *,
+        private: bool = False,
+        memory_mb: int | None = None,
     ) -> None:
         self.name = name
         self._command = [sys.executable, "-P", "-m", module, *args]
         self._env = dict(env or {})
+        if memory_mb is not None:
+            self._env[MEMORY_VARIABLE] = str(memory_mb * 1_000_000)
+        self._private = private
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._log_path = log
         self._log: IO[bytes] | None = None
         self._mark = f"{os.getpid()}-{uuid4().hex}"
@@ -183,7 +193,12 @@ class Child:
             self._log = _open_log(self._log_path)
         kept = {key: value for key, value in os.environ.items() if not _SECRET.search(key)}
         own = {PARENT_VARIABLE: str(os.getpid()), _MARK_VARIABLE: self._mark, "PYTHONUNBUFFERED": "1"}
-        process = _spawn(self._command, {**kept, **self._env, **own}, self._log)
+        if self._private:
+            kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, _search_path(kept))))
+            self._folder = tempfile.TemporaryDirectory(prefix="hwnas-child-", ignore_cleanup_errors=True)
+            own["TMPDIR"] = self._folder.name
+        folder = None if self._folder is None else self._folder.name
+        process = _spawn(self._command, {**kept, **self._env, **own}, self._log, folder)
         self._process = process
         os.set_blocking(_stream(process.stdin).fileno(), False)
         with self._gate:
@@ -322,6 +337,9 @@ class Child:
         for stream in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
                 _stream(stream).close()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
 
 class _PausableClock:
@@ -363,7 +381,7 @@ def _close_all() -> None:
         child.close()
 
 
-def _spawn(command: list[str], env: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], env: dict[str, str], log: IO[bytes], folder: str | None) -> subprocess.Popen[bytes]:
     """Starts the process from a thread that lives as long as this process.
 
     The kernel's parent-death signal is sent when the *thread* that started the child ends, so a caller's short-lived
@@ -381,6 +399,7 @@ def _spawn(command: list[str], env: dict[str, str], log: IO[bytes]) -> subproces
             stdout=subprocess.PIPE,
             stderr=log,
             env=env,
+            cwd=folder,
             start_new_session=True,
             bufsize=0,
         )
@@ -393,6 +412,10 @@ def _spawn(command: list[str], env: dict[str, str], log: IO[bytes]) -> subproces
     except BaseException:  # interrupted while waiting: do not leave a process that nobody knows
         started.add_done_callback(_discard)
         raise
+
+
+def _search_path(env: Mapping[str, str]) -> list[str]:
+    return env.get("PYTHONPATH", "").split(os.pathsep)
 
 
 def _discard(started: Future[subprocess.Popen[bytes]]) -> None:

@@ -6,11 +6,14 @@ import contextlib
 import hashlib
 import os
 import platform
+import resource
+import time
+from glob import glob
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["conditions", "fingerprint", "stolen_share"]
+__all__ = ["conditions", "fingerprint", "used_shares"]
 
 
 def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
@@ -33,31 +36,64 @@ def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
     }
 
 
-def conditions() -> dict[str, Any]:
-    """What may differ from minute to minute: load, stolen and total processor time, clock.
+def conditions(root: str = "/") -> dict[str, Any]:
+    """What may differ from minute to minute: load, processor time, clock, temperature, throttling.
 
-    `jiffies` are since boot; the difference of two calls is what counts (`stolen_share`).
+    `jiffies`, `throttles`, `own_s` and `clock_s` count since some moment; differences tell (`used_shares`).
+
+    Args:
+        root: folder that has `proc` and `sys`.
     """
+    cpu = f"{root}sys/devices/system/cpu"
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    found: dict[str, Any] = {"loadavg": load, "jiffies": _jiffies()}
-    clock = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
-    if clock:
-        found["cpu_mhz"] = int(clock) / 1000
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    found: dict[str, Any] = {
+        "loadavg": load,
+        "jiffies": _jiffies(_read(f"{root}proc/stat")),
+        "own_s": own.ru_utime + own.ru_stime,
+        "clock_s": time.perf_counter(),
+        "throttles": sum(map(_number, glob(f"{cpu}/cpu*/thermal_throttle/core_throttle_count"))),
+    }
+    if clock := _number(f"{cpu}/cpu0/cpufreq/scaling_cur_freq"):
+        found["cpu_mhz"] = clock / 1000
+    if degrees := [_number(path) for path in glob(f"{root}sys/class/thermal/thermal_zone*/temp")]:
+        found["celsius"] = max(degrees) / 1000
+    throttled = _read(f"{root}sys/devices/platform/soc/soc:firmware/get_throttled")  # Raspberry Pi: low 4 bits are now
+    if throttled:
+        with contextlib.suppress(ValueError):
+            found["throttled_now"] = bool(int(throttled, 16) & 0xF)
     return found
 
 
-def stolen_share(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float]:
-    """Shares of the processor time between two `conditions()`: stolen by the host, and busy in all processes."""
+def used_shares(before: dict[str, Any], after: dict[str, Any], threads: int = 1) -> dict[str, Any]:
+    """What happened between two `conditions()` of one process.
+
+    Args:
+        before, after: the two.
+        threads: of the process; the cores beyond that are the others'.
+
+    Returns:
+        `busy` and `steal`, shares of all cores' time; `others`, the share of the other cores that other processes used
+        (of all cores when none is left over); `throttled`.
+    """
+    told: dict[str, Any] = {
+        "throttled": bool(after.get("throttled_now")) or after.get("throttles", 0) > before.get("throttles", 0)
+    }
     first, last = before.get("jiffies", {}), after.get("jiffies", {})
     total = last.get("total", 0) - first.get("total", 0)
-    if total <= 0:
-        return {"steal": 0.0, "busy": 0.0}
-    return {name: round((last[name] - first[name]) / total, 4) for name in ("steal", "busy")}
+    passed = after["clock_s"] - before["clock_s"]
+    if total <= 0 or passed <= 0:
+        return told
+    cores = os.cpu_count() or 1
+    busy, steal = ((last[name] - first[name]) / total for name in ("busy", "steal"))
+    others = max(busy * cores - (after["own_s"] - before["own_s"]) / passed, 0.0)
+    left = cores - threads if cores > threads else cores
+    return {**told, "busy": round(busy, 4), "steal": round(steal, 4), "others": round(min(others / left, 1.0), 4)}
 
 
-def _jiffies() -> dict[str, int]:
+def _jiffies(stat: str) -> dict[str, int]:
     """Totals of the first line of /proc/stat (proc(5)): user nice system idle iowait irq softirq steal."""
-    fields = [int(field) for field in _read("/proc/stat").partition("\n")[0].split()[1:9]]
+    fields = [int(field) for field in stat.partition("\n")[0].split()[1:9]]
     if len(fields) < 8:
         return {}
     return {"total": sum(fields), "busy": sum(fields) - fields[3] - fields[4] - fields[7], "steal": fields[7]}
@@ -80,6 +116,13 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "missing"
+
+
+def _number(path: str) -> float:
+    """The number in a file; 0 when there is none."""
+    with contextlib.suppress(ValueError):
+        return float(_read(path))
+    return 0.0
 
 
 def _read(path: str) -> str:

@@ -50,22 +50,22 @@ class OnnxRuntime(OnnxBased):
 
     def executed_graph(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> Graph:
         """The optimised model tells operators, attributes and constants; the profile of one run tells shapes."""
-        import numpy as np
         import onnx
         import onnxruntime as ort
 
         path, _ = self.opened(artifact, precision)
         with tempfile.TemporaryDirectory(prefix="hwnas-graph-") as folder:
-            optimised = os.path.join(folder, "optimised.onnx")
-            options = _options(threads)
-            options.optimized_model_filepath = optimised
-            options.enable_profiling = True
-            options.profile_file_prefix = os.path.join(folder, "profile")
-            session = OrtSession(path, options)
-            session(np.zeros(session.input_shape, np.float32))
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            graph = onnx.load(optimised).graph
+            events = _profile_of_one_run(path, threads, Path(folder))
+            graph = onnx.load(os.path.join(folder, "optimised.onnx")).graph
         return _assemble(graph, _launches(events), f"onnxruntime {ort.__version__}")
+
+    def arena_bytes(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> int | None:
+        """The profile of one run tells it, from onnxruntime 1.32 on."""
+        path, _ = self.opened(artifact, precision)
+        with tempfile.TemporaryDirectory(prefix="hwnas-arena-") as folder:
+            events = _profile_of_one_run(path, threads, Path(folder))
+        told = [event.get("args", {}).get("mem_in_use_peak") for event in events]
+        return max((int(value) for value in told if value is not None), default=None)
 
 
 class OrtSession(Session):
@@ -112,6 +112,20 @@ class OrtSession(Session):
     def end_profiling(self) -> str:
         """Returns the path of the profile, in a session whose options asked for one."""
         return str(self._session.end_profiling())
+
+
+def _profile_of_one_run(path: Path, threads: int, folder: Path) -> list[dict[str, Any]]:
+    """Returns the events of a run; leaves the model that was really run as `optimised.onnx` in the folder."""
+    import numpy as np
+
+    options = _options(threads)
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    session = OrtSession(path, options)
+    session(np.zeros(session.input_shape, np.float32))
+    events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return events
 
 
 def _options(threads: int) -> ort.SessionOptions:

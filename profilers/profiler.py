@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
-from ..spaces.errors import DeviceError
+from ..spaces.errors import CandidateError, DataError, DeviceError
 from .child import Child
+from .energy import LONGEST_S, Energy, estimated_energy
+from .fingerprint import fingerprint
+from .golden import golden_file
 from .graph import Graph
-from .measurement import QUIET, Measurement
+from .measurement import Measurement, pool
+from .memory import Memory
+from .meter import MODEL, NONE, stated_watts
 from .model_gate import check_model
+from .protocol import CEILING_S, SLOW, VERSION
 from .reference import ReferenceMemory
+from .runtime import get_runtime
 
-__all__ = ["LocalProfiler", "Profiler", "open_profiler", "pool"]
+__all__ = ["LocalProfiler", "Profiler", "measured", "open_profiler"]
+
+
+_FATAL = ("crash", "timeout", "oom", "bad_result")
+"""Beginnings of the codes after which the golden network is run: the process died, or answered nonsense."""
+
+GOLDEN_S = 60.0
+"""Longest time for the golden network."""
 
 
 class Profiler(ABC):
@@ -36,8 +51,12 @@ class Profiler(ABC):
     """Longest time of one request."""
 
     @abstractmethod
-    def measure(self, path: Path) -> Measurement:
+    def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
         """Times one inference of the model at `path`.
+
+        Args:
+            path: the model.
+            inputs: an .npy file of real samples (n, C, H, W), which are run in turn; random ones when left out.
 
         Raises:
             CandidateError: the model crashed, hung, gave NaN or does not load; the profiler stays usable.
@@ -74,6 +93,14 @@ class Profiler(ABC):
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal for two measurements to be comparable."""
 
+    def outdated(self, measurement: Measurement) -> bool:
+        """True when the device has since been seen faster than it was when this was measured. Measure again."""
+        return False
+
+    def restart(self) -> None:
+        """Has the next request served by a fresh process, where there is one."""
+        return None
+
     def close(self) -> None:
         """Lets go of the device."""
         return None
@@ -99,12 +126,16 @@ class LocalProfiler(Profiler):
         threads: threads of one inference.
         precision: what the runtime computes in; an int8 model needs an int8 file.
         deadline_s: longest time of one request; what takes longer fails with `timeout`.
-        budget_s: seconds of timed inferences per attempt.
-        attempts: how often a noisy measurement is repeated before it is kept as noisy.
+        budget_s: longest time of timed inferences per attempt, in seconds.
+        attempts: how often a noisy measurement is taken before it is kept as noisy.
+        cores: of the machine, on which it runs; all when left out.
+        memory_mb: largest address space of the child in megabytes; a model that needs more fails with `oom`.
         log: file for what the child prints.
         reference: file that remembers the reference's usual time; None for the user's cache folder.
+        meter: what tells the energy, `{"use": NAME, …}`; see `hwnas.profilers.meter`. None measures no energy.
 
     Raises:
+        UsageError: the energy model has no power.
         DeviceError: the runtime is missing or unknown, or cannot do the precision.
     """
 
@@ -115,13 +146,14 @@ class LocalProfiler(Profiler):
         precision: str = "fp32",
         deadline_s: float = 60.0,
         *,
-        budget_s: float = 0.6,
+        budget_s: float = CEILING_S,
         attempts: int = 3,
+        cores: Sequence[int] = (),
+        memory_mb: int | None = None,
         log: Path | None = None,
         reference: Path | None = None,
+        meter: Mapping[str, Any] | None = None,
     ) -> None:
-        from .runtime import get_runtime
-
         found = get_runtime(runtime)
         available = found.available()
         if not available.ok:
@@ -131,13 +163,22 @@ class LocalProfiler(Profiler):
             raise DeviceError(f"threads must be at least 1, not {threads}")
         self.runtime, self.threads, self.precision = runtime, threads, precision
         self.deadline_s, self.budget_s, self.attempts = deadline_s, budget_s, attempts
+        self.cores = list(cores)
+        self.quarantined = ""
+        """Why the device is not to be used any more; empty while it is sound."""
         one = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         env = {**one, "OMP_NUM_THREADS": str(threads)}
-        self.child = Child("hwnas.profilers.runner", [runtime], env=env, name=f"{runtime} runner", log=log)
+        how: dict[str, Any] = {"env": env, "name": f"{runtime} runner", "log": log}
+        self.child = Child("hwnas.profilers.runner", [runtime], private=True, memory_mb=memory_mb, **how)
         self._memory = ReferenceMemory(reference)
+        self._watts = stated_watts(meter)
+        self._meter = None if meter is None or meter["use"] in (MODEL, NONE) else dict(meter)
+        own = {"precision": precision, "threads": threads, "cores_used": self.cores, "protocol": VERSION}
+        metered = {} if meter is None or meter["use"] == NONE else {"meter": dict(meter)}
+        self._fingerprint = {**fingerprint(runtime), **own, **metered}
 
-    def measure(self, path: Path) -> Measurement:
-        """Times one inference of the model at `path`; repeats a noisy measurement and keeps the quietest blocks of all.
+    def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
+        """Times one inference of the model at `path`; repeats a noisy measurement, and the calm attempts count.
 
         Raises:
             CandidateError, DeviceError: as `Profiler.measure`.
@@ -145,12 +186,26 @@ class LocalProfiler(Profiler):
         taken: list[Measurement] = []
         end = time.monotonic() + self.deadline_s
         while True:
-            got = self._measure_once(path, max(end - time.monotonic(), 0.1))
+            # the energy is taken once: a noisy latency does not make it noisy
+            meter = None if any(item.energy for item in taken) else self._meter
+            got = self._measure_once(path, inputs, max(end - time.monotonic(), 0.1), meter)
             taken.append(got)
             pooled = pool(taken)
             enough = pooled.quality == "ok" or len(taken) >= self.attempts
             if enough or time.monotonic() + 2 * self.budget_s > end:
-                return pooled
+                return pooled if self._watts is None else replace(pooled, energy=_estimate(self._watts, pooled))
+
+    def memory(self, path: Path) -> Memory:
+        """Says how much memory a model takes, in a process of its own that has loaded no other.
+
+        Raises:
+            CandidateError, DeviceError: as `measure`.
+        """
+        self.child.close()
+        try:
+            return Memory.from_json(self._ask("memory", path))
+        finally:
+            self.child.close()
 
     def graph(self, path: Path) -> Graph:
         return Graph.from_json(self._ask("graph", path)["graph"])
@@ -168,33 +223,82 @@ class LocalProfiler(Profiler):
                 out.unlink(missing_ok=True)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Of this machine and the runtime; see `hwnas.profilers.fingerprint`."""
-        from .fingerprint import fingerprint
-
-        return {**fingerprint(self.runtime), "precision": self.precision, "threads": self.threads}
+        """Of this machine, the runtime and the protocol; see `hwnas.profilers.fingerprint`."""
+        return dict(self._fingerprint)
 
     def outdated(self, measurement: Measurement) -> bool:
-        """True when the reference has since been found faster: what counted as quiet then was not. Measure again."""
         usual, then = self._memory.usual_s, (measurement.conditions or {}).get("usual_s")
-        return bool(usual and then and then > QUIET * usual)
+        return bool(usual and then and then > SLOW * usual)
+
+    def restart(self) -> None:
+        self.child.close()
 
     def close(self) -> None:
         self._memory.save()
         self.child.close()
 
     def _ask(self, do: str, path: Path, deadline_s: float | None = None, **more: Any) -> dict[str, Any]:
-        check_model(path)
-        how = {"runtime": self.runtime, "threads": self.threads, "precision": self.precision}
-        request: Mapping[str, Any] = {"do": do, "path": str(path.resolve()), **how, **more}
-        return self.child.call(request, self.deadline_s if deadline_s is None else deadline_s)
+        """Asks the child; what kills it is the candidate's fault while the golden network still runs.
 
-    def _measure_once(self, path: Path, deadline_s: float) -> Measurement:
-        answer = self._ask("measure", path, deadline_s, budget_s=self.budget_s, usual_s=self._memory.usual_s)
-        measurement = Measurement.from_json(answer)
+        Raises:
+            CandidateError, DataError: as `Profiler.measure`.
+            DeviceError: the device is quarantined.
+        """
+        if self.quarantined:
+            raise DeviceError(f"{self.runtime} is quarantined: {self.quarantined}")
+        check_model(path)
+        try:
+            return self._call(do, path, self.deadline_s if deadline_s is None else deadline_s, **more)
+        except CandidateError as error:
+            if error.code.startswith(_FATAL):
+                self._blame(error)
+            raise
+
+    def _call(self, do: str, path: Path, deadline_s: float, **more: Any) -> dict[str, Any]:
+        how = {"runtime": self.runtime, "threads": self.threads, "precision": self.precision}
+        return self.child.call({"do": do, "path": str(path.resolve()), **how, **more}, deadline_s)
+
+    def _blame(self, error: CandidateError) -> None:
+        """Runs the golden network.
+
+        Raises:
+            DeviceError: it fails too, so the device is quarantined.
+        """
+        with tempfile.TemporaryDirectory(prefix="hwnas-golden-") as folder:
+            golden = golden_file(get_runtime(self.runtime), self.precision, Path(folder))
+            if golden is None:
+                return
+            try:
+                self._call("measure", golden, GOLDEN_S, budget_s=0.0)
+            except (CandidateError, DataError) as again:
+                self.quarantined = f"after '{error}' the golden network failed too: {again}"[:300]
+                raise DeviceError(f"{self.runtime} is quarantined: {self.quarantined}") from None
+
+    def _measure_once(
+        self, path: Path, inputs: Path | None, deadline_s: float, meter: Mapping[str, Any] | None
+    ) -> Measurement:
+        how: dict[str, Any] = {"budget_s": self.budget_s, "usual_s": self._memory.usual_s, "cores": self.cores}
+        if inputs is not None:
+            how["inputs"] = str(inputs.resolve())
+        answer = self._ask("measure", path, deadline_s + (LONGEST_S if meter else 0.0), meter=meter, **how)
+        measurement = Measurement.from_json({**answer, "fingerprint": self._fingerprint})
         reference = (measurement.conditions or {}).get("reference_s")
         if isinstance(reference, float) and reference > 0:
             self._memory.add(reference)
         return measurement
+
+
+def measured(profiler: Profiler, path: Path, inputs: Path | None = None, processes: int = 1) -> Measurement:
+    """Measures a model in several fresh processes, which together are one measurement.
+
+    Raises:
+        CandidateError, DeviceError: as `Profiler.measure`.
+    """
+    taken = []
+    for _ in range(processes):
+        profiler.restart()
+        taken.append(profiler.measure(path, inputs))
+    return pool(taken)
 
 
 def open_profiler(
@@ -205,6 +309,7 @@ def open_profiler(
     deadline_s: float = 60.0,
     host: str = "local",
     log: Path | None = None,
+    meter: Mapping[str, Any] | None = None,
     **how: Any,
 ) -> Profiler:
     """The profiler of a device: host, runtime, precision and threads.
@@ -216,6 +321,7 @@ def open_profiler(
         deadline_s: longest time of one request.
         host: `local`, `ssh:[USER@]HOST[:PORT]`, or `adb:SERIAL[@[USER@]HOST[:PORT]]`.
         log: file for what a child of this machine prints.
+        meter: what tells the energy; of other hosts only a stated power is known.
         **how: of a host that is not this machine, see `SshProfiler` and `open_phone`.
 
     Raises:
@@ -225,31 +331,15 @@ def open_profiler(
     if kind == "ssh":
         from .ssh import SshProfiler
 
-        return SshProfiler(where, runtime, threads, precision, deadline_s, **how)
+        return SshProfiler(where, runtime, threads, precision, deadline_s, meter=meter, **how)
     if kind == "adb":
         from .adb import open_phone
 
-        return open_phone(where, runtime, threads, precision, deadline_s, **how)
+        return open_phone(where, runtime, threads, precision, deadline_s, meter=meter, **how)
     if host != "local":
         raise DeviceError(f"no host '{host}' (known: local, ssh:[USER@]HOST[:PORT], adb:SERIAL)"[:200])
-    return LocalProfiler(runtime, threads, precision, deadline_s, log=log)
+    return LocalProfiler(runtime, threads, precision, deadline_s, log=log, meter=meter)
 
 
-def pool(taken: Sequence[Measurement]) -> Measurement:
-    """All blocks of several attempts, each against the fastest reference among them."""
-    last = taken[-1]
-    usual = [float((item.conditions or {}).get("usual_s") or 0.0) for item in taken]
-    best = min(usual)
-    scales = [value / best if best > 0 else 1.0 for value in usual]
-    return replace(
-        last,
-        blocks=tuple(block for item in taken for block in item.blocks),
-        disturbance=tuple(
-            ratio * scale for item, scale in zip(taken, scales, strict=True) for ratio in item.disturbance
-        ),
-        conditions={
-            **(last.conditions or {}),
-            "usual_s": best,
-            "attempts": sum(int((item.conditions or {}).get("attempts", 1)) for item in taken),
-        },
-    )
+def _estimate(watts: float, measurement: Measurement) -> Energy:
+    return estimated_energy(watts, measurement.low_ms, measurement.latency_ms, measurement.high_ms)

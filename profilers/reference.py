@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .fingerprint import fingerprint
+from .protocol import VERSION
 
 __all__ = ["ReferenceMemory"]
 
@@ -36,13 +37,14 @@ class ReferenceMemory:
     def __init__(self, path: Path | None = None) -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
         self._path = path or cache / "hwnas" / "reference.json"
-        self._key = hashlib.sha256(json.dumps(fingerprint(), sort_keys=True).encode()).hexdigest()[:16]
+        self._key = hashlib.sha256(json.dumps([VERSION, fingerprint()], sort_keys=True).encode()).hexdigest()[:16]
         self._last: deque[tuple[float, float]] = deque(self._read().get(self._key, []), maxlen=KEPT)
 
     @property
     def usual_s(self) -> float | None:
-        """The fastest of the times remembered, or None."""
-        return min((value for _, value in self._last), default=None)
+        """The time that one in ten of those remembered does not exceed, or None: one lucky time does not count."""
+        ascending = sorted(value for _, value in self._last)
+        return ascending[max(math.ceil(len(ascending) / 10) - 1, 0)] if ascending else None
 
     def add(self, reference_s: float) -> None:
         """Remembers one more time."""

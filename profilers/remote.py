@@ -16,14 +16,17 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
 from ..spaces.errors import CandidateError, DataError, DeviceError
+from .energy import Energy, estimated_energy
 from .graph import Graph
 from .measurement import Measurement
+from .meter import NONE, stated_watts
 from .model_gate import check_model
 from .profiler import Profiler
 from .runtime import get_runtime
@@ -63,6 +66,7 @@ class RemoteProfiler(Profiler):
         lease_wait_s: longest wait for a device that someone else uses.
         idle_s: longest silence of the other side.
         backoff_s: waits before it is tried again.
+        meter: a stated power, from which the energy is estimated; with any other the energy is missing.
     """
 
     here: ClassVar[bool] = False
@@ -83,7 +87,9 @@ class RemoteProfiler(Profiler):
         lease_wait_s: float = LEASE_WAIT_S,
         idle_s: float = IDLE_S,
         backoff_s: Sequence[float] = BACKOFF_S,
+        meter: Mapping[str, Any] | None = None,
     ) -> None:
+        self._meter = None if meter is None or meter["use"] == NONE else dict(meter)
         self.command, self.host, self.deadline_s = list(command), host, deadline_s
         self.runtime, self.threads, self.precision = runtime, threads, precision
         self._idle_s, self._backoff_s = idle_s, tuple(backoff_s)
@@ -104,9 +110,17 @@ class RemoteProfiler(Profiler):
         self._quarantine = ""
         self._fingerprint: dict[str, Any] | None = None
 
-    def measure(self, path: Path) -> Measurement:
-        measurement: Measurement = self._ask("measure", path)["measurement"]
-        return measurement
+    def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
+        x = None if inputs is None or self._fixed["phone"] else self._some(inputs)
+        measurement: Measurement = self._ask("measure", path, x=x)["measurement"]
+        if self._meter is None:
+            return measurement
+        watts = stated_watts(self._meter)
+        if watts is None:
+            reason = f"meters of {self.host.partition(':')[0]} hosts are not read in this version"
+            return replace(measurement, energy=Energy("missing", str(self._meter["use"]), reason=reason))
+        ends = measurement.low_ms, measurement.latency_ms, measurement.high_ms
+        return replace(measurement, energy=estimated_energy(watts, *ends))
 
     def graph(self, path: Path) -> Graph:
         graph: Graph = self._ask("graph", path)["graph"]
@@ -115,12 +129,7 @@ class RemoteProfiler(Profiler):
     def run(self, path: Path, x: Path, out: Path | None = None, deadline_s: float | None = None) -> Any:
         import numpy as np
 
-        try:
-            samples = np.ascontiguousarray(np.load(x, allow_pickle=False), "<f4")
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{x}: not a numpy array ({error})") from None
-        if not len(samples):
-            raise DataError(f"{x}: no samples")
+        samples = _samples(x)
         results: list[Any] = []
         place, most = 0, 64  # the first answer tells how large one is
         while place < len(samples):
@@ -137,6 +146,11 @@ class RemoteProfiler(Profiler):
             np.save(out, result)
         return result
 
+    def _some(self, inputs: Path) -> Any:
+        """The first samples of a file, as many as go over the wire at once."""
+        samples = _samples(inputs)
+        return samples[: max(CHUNK_BYTES // max(samples[:1].nbytes, 1), 1)]
+
     def fingerprint(self) -> dict[str, Any]:
         """Of the device and its runtime, as the other side tells it; asked for once."""
         if self._fingerprint is None:
@@ -150,7 +164,7 @@ class RemoteProfiler(Profiler):
         Raises:
             CandidateError, DeviceError: it does not run there.
         """
-        with golden_file() as path:
+        with golden_on_disk() as path:
             return self.measure(path)
 
     def close(self) -> None:
@@ -201,7 +215,7 @@ class RemoteProfiler(Profiler):
             if not self.has_golden:
                 self._exchange("fingerprint", None, self.deadline_s, None)
                 return True
-            with golden_file() as path:
+            with golden_on_disk() as path:
                 self._exchange("measure", path, self.deadline_s, None)
         except CandidateError:
             return False
@@ -379,10 +393,27 @@ def _read(descriptor: int) -> bytes | None:
         return None
 
 
+def _samples(path: Path) -> Any:
+    """Reads samples (n, C, H, W) as they go over the wire.
+
+    Raises:
+        DataError: it is no array, or an empty one.
+    """
+    import numpy as np
+
+    try:
+        samples = np.ascontiguousarray(np.load(path, allow_pickle=False), "<f4")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a numpy array ({error})") from None
+    if not len(samples):
+        raise DataError(f"{path}: no samples")
+    return samples
+
+
 @contextlib.contextmanager
-def golden_file() -> Iterator[Path]:
+def golden_on_disk() -> Iterator[Path]:
     """Has the golden network in a file inside."""
-    from .golden_model import golden_model
+    from .golden import golden_model
 
     with tempfile.TemporaryDirectory(prefix="hwnas-golden-") as folder:
         path = Path(folder) / "golden.onnx"

@@ -98,5 +98,5 @@ def measure_again(profiler: Profiler, models: Sequence[Path], passes: int = 2) -
         order = models if turn % 2 == 0 else models[::-1]
         taken = {model: profiler.measure(model) for model in order}
         noisy += sum(measurement.quality == "noisy" for measurement in taken.values())
-        medians.append(tuple(taken[model].median_ms for model in models))
+        medians.append(tuple(taken[model].latency_ms for model in models))
     return Repeatability(tuple(medians), noisy)

@@ -20,62 +20,79 @@ from typing import Any
 
 import numpy as np
 
-from ..spaces.errors import CandidateError, DataError
-from .fingerprint import conditions, fingerprint, stolen_share
+from ..spaces.errors import CandidateError, DataError, DeviceError
+from . import protocol
+from .energy import measured_energy
+from .fingerprint import conditions, fingerprint, used_shares
+from .isolation import cut_network
+from .memory import measure_memory
 from .runtime import Session, get_runtime
 from .serve import serve
 
-__all__ = ["graph", "measure", "ping", "run"]
+__all__ = ["graph", "measure", "memory", "ping", "run"]
 
 Request = dict[str, Any]
+Array = np.ndarray[Any, np.dtype[np.float32]]
 
-BLOCK_S = 0.0015
-"""Aimed length of a block: short against the bursts of other processes, long against the clock."""
+_network = True
+"""Whether this process can reach a network."""
 
-MIN_BLOCKS = 15
-MAX_BLOCK_ITERATIONS = 50
-WARMUP_S = 0.05
-MIN_WARMUP = 3
-
-_REFERENCE_SIDE = 64
-_REFERENCE_REPEATS = 12
+INPUTS = 4
+"""Different random inputs, in turn, when none are given."""
 
 
 def measure(request: Request) -> Request:
-    """Times a model, with a reference between the blocks.
+    """Times a model, with a reference network between the blocks; see `protocol.py`.
 
-    Request: `budget_s`; `usual_s`: the reference's usual time as far as known; `seed` of the input.
+    Request: `budget_s`, longest time of timed inferences; `usual_s`, the reference's usual time as far as known;
+    `inputs`, an .npy file of real samples, or `seed` of random ones; `cores`, those to run on; `meter`, options of the
+    meter that then takes the energy of the same inference, or nothing.
 
     Raises:
         CandidateError: `export` when the model does not load, `non_finite` when its output is not finite.
+        DataError: `inputs` do not fit the model.
+        DeviceError: the cores cannot be had.
     """
-    before = conditions()
+    _pin(request.get("cores"))
     session = _open(request)
-    x = _input(session.input_shape, request.get("seed", 0))
+    inputs = _inputs(request, session.input_shape)
     start = time.perf_counter()
-    if not np.isfinite(session(x)).all():
-        raise CandidateError("non_finite", "the model's output holds NaN or infinity")
-    infer = session.bind(x)
-    each, warmup = _warm_up(infer, time.perf_counter() - start)
+    for x in inputs:
+        if not np.isfinite(session(x[None])).all():
+            raise CandidateError("non_finite", "the model's output holds NaN or infinity")
+    bound = np.ascontiguousarray(inputs[:1])
+    infer = session.bind(bound)
+    each, warmup = _warm_up(infer, (time.perf_counter() - start) / len(inputs))
+
+    def turn(number: int) -> None:
+        np.copyto(bound[0], inputs[number % len(inputs)])
+
+    before = conditions()
     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    blocks, references = _blocks(infer, each, request["budget_s"])
-    here = float(np.quantile(references, 0.05))
+    blocks, references = _blocks(infer, turn, each, request["budget_s"])
+    after = conditions()
+    here = protocol.floor_ms(references)
     usual = min(here, request.get("usual_s") or here)
-    around = [max(pair) / usual for pair in itertools.pairwise(references)]
     return {
         "blocks": [[value * 1e3 for value in block] for block in blocks],
-        "disturbance": around,
-        "warmup": warmup + 1,
+        "disturbance": [max(pair) / usual for pair in itertools.pairwise(references)],
+        "warmup": warmup + len(inputs),
         "process": os.getpid(),
-        "fingerprint": {**fingerprint(request["runtime"]), "precision": request["precision"]},
+        "fingerprint": fingerprint(request["runtime"]),
         "conditions": {
             "threads": request["threads"],
+            "affinity": sorted(os.sched_getaffinity(0)),
             "reference_s": here,
             "usual_s": usual,
+            "slowdown": here / usual,
+            "inputs": "given" if request.get("inputs") else "random",
             "preempted": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches,
-            "loadavg": before["loadavg"],
-            **stolen_share(before, conditions()),
+            "process": os.getpid(),
+            "network": _network,
+            **{name: after.get(name) for name in ("loadavg", "cpu_mhz", "celsius") if after.get(name) is not None},
+            **used_shares(before, after, request["threads"]),
         },
+        **({"energy": measured_energy(infer, request["meter"]).to_json()} if request.get("meter") else {}),
     }
 
 
@@ -93,18 +110,8 @@ def run(request: Request) -> Request:
         DataError: `x` is not an array of that shape.
     """
     session = _open(request)
-    try:
-        samples = np.load(request["x"], allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{request['x']}: not a numpy array ({error})") from None
-    shape = session.input_shape
-    if samples.shape[1:] != shape[1:]:
-        raise DataError(f"{request['x']}: samples of shape {samples.shape[1:]}, the model takes {shape[1:]}")
-    samples = np.ascontiguousarray(samples, dtype=np.float32)
-    outputs = [session(samples[place : place + 1]) for place in range(len(samples))]
-    if not outputs:
-        raise DataError(f"{request['x']}: no samples")
-    result = np.concatenate(outputs)
+    samples = _samples(request["x"], session.input_shape)
+    result = np.concatenate([session(samples[place : place + 1]) for place in range(len(samples))])
     if not np.isfinite(result).all():
         raise CandidateError("non_finite", "the model's output holds NaN or infinity")
     out = Path(request["out"])
@@ -118,9 +125,21 @@ def run(request: Request) -> Request:
     return {"samples": len(result), "shape": list(result.shape)}
 
 
+def memory(request: Request) -> Request:
+    """Says how much memory a model takes; for a process that has not loaded one before."""
+
+    def load_and_run() -> None:
+        session = _open(request)
+        infer = session.bind(_inputs(request, session.input_shape)[:1])
+        for _ in range(protocol.MIN_WARMUP):
+            infer()
+
+    return measure_memory(load_and_run, lambda: get_runtime(request["runtime"]).arena_bytes(*_file(request))).to_json()
+
+
 def ping(request: Request) -> Request:
     """Answers, so that the process is known to be up."""
-    return {"pong": True, "fingerprint": fingerprint(), "conditions": conditions()}
+    return {"pong": True, "network": _network, "fingerprint": fingerprint(), "conditions": conditions()}
 
 
 def _file(request: Request) -> tuple[Path, int, str]:
@@ -131,39 +150,77 @@ def _open(request: Request) -> Session:
     return get_runtime(request["runtime"]).load(*_file(request))
 
 
-def _input(shape: tuple[int, ...], seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+def _pin(cores: list[int] | None) -> None:
+    if cores:
+        try:
+            os.sched_setaffinity(0, cores)
+        except OSError as error:
+            raise DeviceError(f"cannot run on cores {cores}: {error.strerror}") from None
+
+
+def _inputs(request: Request, shape: tuple[int, ...]) -> Array:
+    """Returns samples (n, C, H, W)."""
+    if request.get("inputs"):
+        return _samples(request["inputs"], shape)
+    rng = np.random.default_rng(request.get("seed", 0))
+    return rng.standard_normal((INPUTS, *shape[1:])).astype(np.float32)
+
+
+def _samples(path: str, shape: tuple[int, ...]) -> Array:
+    """Reads samples (n, C, H, W).
+
+    Raises:
+        DataError: it is no array, or not of that shape.
+    """
+    try:
+        samples = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a numpy array ({error})") from None
+    if samples.shape[1:] != shape[1:]:
+        raise DataError(f"{path}: samples of shape {samples.shape[1:]}, the model takes {shape[1:]}")
+    if not len(samples):
+        raise DataError(f"{path}: no samples")
+    return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def _warm_up(infer: Callable[[], object], first_s: float) -> tuple[float, int]:
-    """Runs until caches and allocator are warm.
+    """Runs until caches and allocator are warm: until the last third of the times is no faster than the one before.
 
     Returns:
         Seconds of one inference, and how many were run.
     """
     times: list[float] = []
-    end = time.perf_counter() + WARMUP_S
-    while len(times) < MIN_WARMUP or time.perf_counter() < end:
+    begin = time.perf_counter()
+    while True:
         start = time.perf_counter()
         infer()
         times.append(time.perf_counter() - start)
-    return statistics.median([*times[len(times) // 2 :], min(first_s, times[-1])]), len(times)
+        passed, third = time.perf_counter() - begin, len(times) // 3
+        if len(times) < protocol.MIN_WARMUP or passed < protocol.WARMUP_S:
+            continue
+        last, before = statistics.median(times[-third:]), statistics.median(times[-2 * third : -third])
+        if last > 0.98 * before or passed > 10 * protocol.WARMUP_S:
+            return min(last, first_s), len(times)
 
 
-def _blocks(infer: Callable[[], object], each_s: float, budget_s: float) -> tuple[list[list[float]], list[float]]:
-    """Takes blocks for `budget_s` seconds, at least `MIN_BLOCKS`.
+def _blocks(
+    infer: Callable[[], object], turn: Callable[[int], None], each_s: float, budget_s: float
+) -> tuple[list[list[float]], list[float]]:
+    """Takes blocks until the floor is settled, for `budget_s` seconds at most, and at least `MIN_BLOCKS`.
 
     Returns:
         Seconds of single inferences per block, and seconds of the reference before, between and after them (n + 1).
     """
-    iterations = min(max(round(BLOCK_S / each_s), 1), MAX_BLOCK_ITERATIONS)
-    rewarm = iterations >= 3  # the reference has used the first-level cache: for a short inference that would show
+    iterations = min(max(round(protocol.BLOCK_S / each_s), 1), protocol.MAX_BLOCK_ITERATIONS)
+    rewarm = each_s < protocol.BLOCK_S  # the reference has used the caches: for a short inference that would show
     reference = _make_reference()
     clock = time.perf_counter
-    end = clock() + budget_s
+    begin = clock()
+    end, look = begin + budget_s, begin + min(protocol.FLOOR_S, budget_s)
     blocks: list[list[float]] = []
     references = [reference()]
-    while len(blocks) < MIN_BLOCKS or clock() < end:
+    while len(blocks) < protocol.MIN_BLOCKS or clock() < end:
+        turn(len(blocks))
         if rewarm:
             infer()
         block = []
@@ -173,24 +230,33 @@ def _blocks(infer: Callable[[], object], each_s: float, budget_s: float) -> tupl
             block.append(clock() - start)
         blocks.append(block)
         references.append(reference())
+        if clock() > look and len(blocks) >= protocol.MIN_BLOCKS:
+            if protocol.settled(blocks):
+                break
+            look = clock() + protocol.CHECK_S
     return blocks, references
 
 
 def _make_reference() -> Callable[[], float]:
-    """A fixed piece of work whose time tells how free the core is: a small product of matrices."""
+    """The reference network: a perceptron of two layers, (196, 48) -> (196, 192) -> (196, 48), by numpy.
+
+    3.6 million multiply-adds on 300 kB feel what a small network feels: a lower clock, a neighbour on the same core, in
+    its second-level cache and beyond. numpy computes it, so that it is the same for every runtime.
+    """
     rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((_REFERENCE_SIDE, _REFERENCE_SIDE)).astype(np.float32) for _ in range(2))
-    c = np.empty_like(a)
+    x, w, v = (rng.standard_normal(shape).astype(np.float32) for shape in ((196, 48), (48, 192), (192, 48)))
+    hidden, out = np.empty((196, 192), np.float32), np.empty((196, 48), np.float32)
     clock = time.perf_counter
 
+    def once() -> float:
+        start = clock()
+        np.matmul(x, w, out=hidden)
+        np.maximum(hidden, 0, out=hidden)
+        np.matmul(hidden, v, out=out)
+        return clock() - start
+
     def reference() -> float:
-        times = []
-        for _ in range(_REFERENCE_REPEATS):
-            start = clock()
-            np.matmul(a, b, out=c)
-            np.matmul(a, b, out=c)
-            times.append(clock() - start)
-        return statistics.median(times)
+        return min(once(), once())  # the first has to fetch its data again
 
     for _ in range(20):
         reference()
@@ -198,5 +264,6 @@ def _make_reference() -> Callable[[], float]:
 
 
 if __name__ == "__main__":
+    _network = not cut_network()  # before anything starts a thread
     import_module(sys.argv[1])  # the runtime: its import is not part of the first request
-    serve({"graph": graph, "measure": measure, "ping": ping, "run": run})
+    serve({"graph": graph, "measure": measure, "memory": memory, "ping": ping, "run": run})

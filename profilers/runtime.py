@@ -188,6 +188,14 @@ class Runtime(ABC):
         """
         return ()
 
+    def arena_bytes(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> int | None:
+        """The most bytes that the runtime's own allocator has in use during one inference; None where it does not tell.
+
+        Raises:
+            CandidateError, DataError, DeviceError: as `load`.
+        """
+        return None
+
     def check_precision(self, precision: str) -> None:
         """Raises DeviceError when the runtime has no such precision."""
         if precision not in self.precisions:

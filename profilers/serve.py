@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..spaces.errors import CandidateError, HwnasError
+from .isolation import limit_memory
 
 __all__ = ["Handler", "serve"]
 
@@ -91,6 +92,7 @@ def _contain() -> None:
     """No core dump, no endless file, first choice of the kernel when memory runs out."""
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory()
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     if hard == resource.RLIM_INFINITY or hard > MAX_FILE_BYTES:
         resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, hard))

@@ -38,6 +38,8 @@ __all__ = [
     "read_answer",
 ]
 
+MAX_PARTS = 64
+"""Attempts of a measurement."""
 WIRE = 1
 """Version of what goes over the wire."""
 MAX_JSON_BYTES = 64 << 10
@@ -142,7 +144,8 @@ class Request:
                 raise DataError(f"a request with a bad '{name}': {value} is not from {low} to {high}")
         if self.do not in DO or len(self.shape) > 8 or not all(type(side) is int and side > 0 for side in self.shape):
             raise DataError("a request that is not understood")
-        if self.do == "run" and 4 * math.prod(self.shape) != self.samples_bytes:
+        expected = 4 * math.prod(self.shape) if self.shape else 0
+        if expected != self.samples_bytes or (self.do == "run" and not self.shape):
             raise DataError("a request whose samples do not have their shape")
 
     def frame(self) -> bytes:
@@ -343,7 +346,14 @@ def flat(told: object, most: int = 64) -> dict[str, Any]:
 def _measurement(told: dict[str, Any]) -> dict[str, Any]:
     if set(told) != {"blocks", "disturbance", "warmup", "conditions", "fingerprint", "process"}:
         raise ValueError("not the keys of a measurement")
-    flat(told["conditions"])
+    if not isinstance(told["conditions"], dict):
+        raise ValueError("conditions that are no mapping")
+    flat({key: value for key, value in told["conditions"].items() if key != "parts"})
+    parts = told["conditions"].get("parts", [])
+    if not isinstance(parts, list) or len(parts) > MAX_PARTS:
+        raise ValueError("strange parts")
+    for part in parts:
+        flat(part)
     flat(told["fingerprint"])
     for name in ("warmup", "process"):
         if type(told[name]) is not int or not 0 <= told[name] < 1 << 40:

@@ -69,6 +69,7 @@ class Driver:
         self._free: SimpleQueue[Evaluator] = SimpleQueue()
         self._evaluators: list[Evaluator] = []
         self._uncounted: set[str] = set()
+        self._missing: set[str] = set()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -116,6 +117,10 @@ class Driver:
             if new := set(outcome.uncounted) - self._uncounted:
                 self._uncounted |= new
                 self.reporter.note(f"macs leave out {', '.join(sorted(new))}: nobody has told how to count them")
+            for name, reading in outcome.readings.items():
+                if reading.value is None and (said := f"{name} is missing: {reading.reason}") not in self._missing:
+                    self._missing.add(said)
+                    self.reporter.note(said)
             self.reporter.trial(job.trial.number, self.spec.search.trials, job.trial.user_attrs["arch_id"], outcome)
 
         self._run(next_job, self._evaluate, done)

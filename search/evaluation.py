@@ -15,6 +15,7 @@ import numpy as np
 from ..profilers import Child
 from ..spaces import Architecture
 from ..spaces.errors import CandidateError, InterruptedStudyError
+from .energy import demand, needed
 from .files import write_text
 from .latency import Device, Quiet
 from .metrics import Limit, Metric, Reading
@@ -263,8 +264,9 @@ class Evaluator:
             progress.foretold[device.metric] = predicted
         with progress.timed("measure"):
             parity(device, model, probe)
-            measured = device.measure(arch_id, model, graph)
-        progress.learn({device.metric: measured}, surely=True)
+            measured = device.measure(arch_id, model, graph, inputs=probe_files(probe)[0])
+        demand(needed(self.bench.spec), measured)
+        progress.learn(measured, surely=True)
 
     def _quality(self, architecture: Architecture, progress: _Progress, deadline: float) -> None:
         """Trains, rung by rung, when the study asks for quality at all."""

@@ -52,7 +52,7 @@ class KnownDevice:
         phone = {"tool": self.tool, "allow_tcp": self.allow_tcp} if self.host.startswith("adb:") else {}
         return {"python": self.python, **phone}
 
-    def open(self, precision: str | None = None) -> Profiler:
+    def open(self, precision: str | None = None, meter: Mapping[str, Any] | None = None) -> Profiler:
         """Returns its profiler.
 
         Raises:
@@ -60,7 +60,8 @@ class KnownDevice:
         """
         from ..profilers import open_profiler
 
-        return open_profiler(self.runtime, self.threads, precision or self.precision, host=self.host, **self.how)
+        how = {"host": self.host, "meter": meter, **self.how}
+        return open_profiler(self.runtime, self.threads, precision or self.precision, **how)
 
     def found(self, golden_ms: float | None, fingerprint: Mapping[str, Any]) -> KnownDevice:
         """Returns it with what was found out about it."""

@@ -1,4 +1,4 @@
-"""A device of the study: its profiler, and the cost model that learns from what it measures."""
+"""A device of the study: its profiler with its meter, and the cost model that learns from what it measures."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..cost_models import AdditiveModel
-from ..profilers import Graph, Measurement, get_runtime, open_profiler
-from ..profilers.profiler import pool
+from ..profilers import Graph, Measurement, MeasurementStore, Stored, get_runtime, open_profiler
+from ..profilers.measurement import pool
+from ..profilers.meter import NONE
 from ..spaces.errors import CandidateError, DataError
+from .energy import energy_metric, energy_reading
 from .files import read_json, write_json
 from .known_devices import how_to_open
 from .metrics import Reading
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..profilers import Child
-    from .study_schema import CostModelSpec, DeviceSpec
+    from .study_schema import CostModelSpec, DeviceSpec, RunSpec
 
 __all__ = ["Device", "Quiet", "read_measurement"]
 
@@ -59,7 +61,7 @@ class Quiet:
 
 
 class Device:
-    """Measures and predicts latency on one device; safe to use from several threads.
+    """Measures latency and energy on one device, and predicts latency; safe to use from several threads.
 
     Args:
         name: as in `latency_ms@name`.
@@ -67,11 +69,17 @@ class Device:
         cost_model: of the study file.
         folder: the run folder.
         quiet: shared by all devices of the study.
-        deadline_s: longest time of one request to the runtime, in seconds.
+        run: of the study file.
     """
 
     def __init__(
-        self, name: str, spec: DeviceSpec, cost_model: CostModelSpec, folder: Path, quiet: Quiet, deadline_s: float
+        self,
+        name: str,
+        spec: DeviceSpec,
+        cost_model: CostModelSpec,
+        folder: Path,
+        quiet: Quiet,
+        run: RunSpec,
     ) -> None:
         self.name = name
         self.metric = f"latency_ms@{name}"
@@ -79,15 +87,11 @@ class Device:
         self._spec = cost_model
         self._folder = folder
         self._quiet = quiet
-        self._profiler = open_profiler(
-            spec.runtime,
-            spec.threads,
-            spec.precision,
-            deadline_s=deadline_s,
-            host=spec.host,
-            log=folder / "run.log",
-            **how_to_open(spec.host),
-        )
+        self._meter = str(spec.meter["use"])
+        how: dict[str, Any] = {"host": spec.host, "deadline_s": run.trial_timeout, "log": folder / "run.log"}
+        how |= how_to_open(spec.host)
+        profiler = open_profiler(spec.runtime, spec.threads, spec.precision, meter=spec.meter, **how)
+        self._profiler = Stored(profiler, MeasurementStore(), ask=run.reuse)
         self._lock = threading.Lock()
         self._samples: dict[str, tuple[Graph, float]] = {}
         self._model: AdditiveModel | None = None
@@ -99,14 +103,14 @@ class Device:
             folder = self._folder / "artifacts" / arch_id
             graph, measured = folder / f"graph-{self.name}.json", folder / f"measurement-{self.name}.json"
             if graph.is_file() and measured.is_file():
-                self._samples[arch_id] = _read_graph(graph), read_measurement(measured).median_ms
+                self._samples[arch_id] = _read_graph(graph), read_measurement(measured).latency_ms
         with self._lock:
             self._model = None
         self._fit()
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns what the device is: CPU, memory, governor, runtime and versions."""
-        return dict(self._profiler.fingerprint())
+        """Returns what the device is: CPU, memory, governor, runtime and versions, meter."""
+        return {**self._profiler.fingerprint(), "meter": self._meter}
 
     def file(self, model: Path) -> Path:
         """Returns the file that this device runs, given the fp32 file of a network."""
@@ -132,8 +136,8 @@ class Device:
 
     @property
     def predicts_only(self) -> bool:
-        """True when predictions stand in for measurements from now on."""
-        return self._spec.stand_in and self._model is not None
+        """True when predictions stand in for measurements from now on; never where energy is asked for."""
+        return self._spec.stand_in and self._model is not None and self._meter == NONE
 
     def measure(
         self,
@@ -141,26 +145,37 @@ class Device:
         model: Path,
         graph: Graph | None = None,
         stem: str = "measurement",
+        inputs: Path | None = None,
         decided: Callable[[Reading], bool] = lambda reading: True,
-    ) -> Reading:
+        processes: int = 1,
+    ) -> dict[str, Reading]:
         """Measures a network and keeps every raw sample; with its graph, the cost model learns from it.
+
+        Returns:
+            Its latency, and its energy where the study names that: metric → reading.
 
         Args:
             arch_id: whose artefacts it belongs to.
             model: its fp32 file.
             graph: what the runtime executes for it, or None.
             stem: what the kept file's name begins with.
-            decided: says whether a reading is sure enough; while it is not, there are up to ATTEMPTS measurements, and
-                all samples of all of them count.
+            inputs: an .npy file of samples to run.
+            decided: says whether a reading is sure enough; while it is not, there are up to ATTEMPTS measurements, each
+                in a fresh process, and all of them count.
+            processes: how many there are at least; with more than one, none is taken from the store.
         """
         taken: list[Measurement] = []
         while True:
             with self._quiet.measuring() if self._profiler.here else nullcontext():
-                taken.append(self._profiler.measure(self.file(model)))
+                if processes > 1:
+                    self._profiler.restart()
+                again = processes > 1 or bool(taken)
+                ask = self._profiler.measure_again if again else self._profiler.measure
+                taken.append(ask(self.file(model), inputs))
             measurement = pool(taken)
             noisy = measurement.quality == "noisy"
-            reading = Reading(measurement.median_ms, measurement.low_ms, measurement.high_ms, "measured", noisy)
-            if len(taken) == ATTEMPTS or decided(reading):
+            reading = Reading(measurement.latency_ms, measurement.low_ms, measurement.high_ms, "measured", noisy)
+            if len(taken) >= processes and (len(taken) >= ATTEMPTS or decided(reading)):
                 break
             if noisy:
                 time.sleep(CALM_S)
@@ -169,9 +184,10 @@ class Device:
         if graph is not None:
             write_json(folder / f"graph-{self.name}.json", graph.to_json())
             with self._lock:
-                self._samples[arch_id] = graph, measurement.median_ms
+                self._samples[arch_id] = graph, measurement.latency_ms
             self._fit()
-        return reading
+        energy = {energy_metric(self.name): energy_reading(measurement.energy)} if self._meter != NONE else {}
+        return {self.metric: reading, **energy}
 
     def outputs(self, model: Path, inputs: Path) -> NDArray[np.float32]:
         """Runs a network on an .npy file of samples (n, C, H, W), one by one; returns the outputs (n, classes)."""

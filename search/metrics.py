@@ -44,7 +44,7 @@ METRICS: dict[str, MetricKind] = {
     for kind in (
         MetricKind("top1", "maximize", False, "share of the validation samples classified correctly", 0.0, 1.0),
         MetricKind("latency_ms", "minimize", True, "median time of one inference, batch 1, in milliseconds"),
-        MetricKind("energy_mj", "minimize", True, "energy of one inference, in millijoules"),
+        MetricKind("energy_mj", "minimize", True, "energy of one inference beyond idle power, in millijoules"),
         MetricKind("size_mb", "minimize", False, "size of the model file, in megabytes (10^6 bytes)"),
         MetricKind("peak_memory_mb", "minimize", False, "peak of live activations, batch 1, in megabytes (10^6 bytes)"),
         MetricKind("params", "minimize", False, "number of weights"),
@@ -103,6 +103,7 @@ class Reading:
         high: upper end of the 90 % interval, None where there is none.
         source: measured, predicted, computed, estimated or missing.
         noisy: True when the machine was too busy for a sure measurement; the interval is wide then.
+        reason: why it is missing, where that is known, or what an estimate assumes.
     """
 
     value: float | None
@@ -110,6 +111,7 @@ class Reading:
     high: float | None = None
     source: Source = "measured"
     noisy: bool = False
+    reason: str = ""
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
@@ -120,17 +122,18 @@ class Reading:
             raise ValueError(f"a reading is finite: {self}")
 
     @classmethod
-    def missing(cls) -> Reading:
+    def missing(cls, reason: str = "") -> Reading:
         """The reading of a metric that nothing could tell."""
-        return cls(None, source="missing")
+        return cls(None, source="missing", reason=reason)
 
     def to_dict(self) -> dict[str, Any]:
         told = {"value": self.value, "low": self.low, "high": self.high, "source": self.source}
-        return {**told, **({"noisy": True} if self.noisy else {})}
+        return {**told, **({"noisy": True} if self.noisy else {}), **({"reason": self.reason} if self.reason else {})}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Reading:
-        return cls(data["value"], data.get("low"), data.get("high"), data["source"], data.get("noisy", False))
+        ends = data.get("low"), data.get("high")
+        return cls(data["value"], *ends, data["source"], data.get("noisy", False), data.get("reason", ""))
 
 
 _LIMIT = re.compile(r"^\s*(?P<metric>[A-Za-z_0-9]+(?:@[A-Za-z0-9._-]+)?)\s*(?P<sign><=|>=)\s*(?P<bound>\S+)\s*$")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..profilers import runtime_names
+from ..profilers.meter import AUTO, NONE
 from ..spaces.errors import (
     DataError,
     DiskError,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .evaluation import Bench
     from .feasibility import LimitCheck, Probe
     from .selection import Selection
-    from .study_schema import StudySpec
+    from .study_schema import DeviceSpec, StudySpec
     from .verification import Verified
 
 __all__ = ["Check", "Result", "Study"]
@@ -118,7 +119,7 @@ class Study:
         if spec.data.path is not None:
             data = spec.data.model_copy(update={"path": str((base / spec.data.path).resolve())})
             spec = spec.model_copy(update={"data": data})
-        self.spec = spec
+        self.spec = spec.model_copy(update={"devices": {n: _based(d, base) for n, d in spec.devices.items()}})
         self._source: tuple[Path, Sequence[str]] | None = None
 
     @classmethod
@@ -159,6 +160,7 @@ class Study:
 
         reporter = reporter or Silent()
         space = self._space_at_once()
+        self._metered()
         self._check_disk()
         with study_lock(self.folder), ExitStack() as stack:
             from .storage import EventLog  # takes half a second: a locked study is refused before
@@ -197,7 +199,9 @@ class Study:
         from .evaluation import Evaluator
         from .feasibility import check_limits, probe_space, time_plan
 
-        with self._bench(self._space_at_once()) as (bench, space, known):
+        space_at_once = self._space_at_once()
+        self._metered()
+        with self._bench(space_at_once) as (bench, space, known):
             evaluator = Evaluator(bench, 0)
             probes = probe_space(evaluator, space, self.spec.search.seed, samples)
             epoch_s = evaluator.epoch_seconds(space.middle(), self.spec.search.seed)
@@ -251,9 +255,10 @@ class Study:
 
         write_text(self.folder / "study.yaml", dump_study(self.spec))
         quiet = Quiet()
+        specs = self._metered()
         devices = {
-            name: Device(name, device, self.spec.cost_model, self.folder, quiet, self.spec.run.trial_timeout)
-            for name, device in self.spec.devices.items()
+            name: Device(name, device, self.spec.cost_model, self.folder, quiet, self.spec.run)
+            for name, device in specs.items()
         }
         board = RungBoard([rung.keep for rung in self.spec.quality.rungs if rung.keep is not None])
         bench = Bench(self.spec, self.folder, devices, board, quiet, self.allow_code)
@@ -289,6 +294,23 @@ class Study:
         with self._placed():
             find_space(self.spec.space.use, self.allow_code)
             return self._space(shape, classes) if shape and classes else None
+
+    def _metered(self) -> dict[str, DeviceSpec]:
+        """Returns the devices, each with the meter that is really used.
+
+        Raises:
+            DeviceError: an objective or a limit needs a meter that is not there.
+            UsageError: no such meter or option.
+        """
+        from .energy import MeterUsageError, meters_of
+
+        try:
+            meters = meters_of(self.spec)
+        except MeterUsageError as error:
+            if self._source is None:
+                raise
+            raise fault_at(*self._source, error.key, str(error)) from error
+        return {name: d.model_copy(update={"meter": meters[name]}) for name, d in self.spec.devices.items()}
 
     def _space(self, shape: Shape, classes: int) -> Space:
         from ..spaces import load_space
@@ -362,8 +384,8 @@ class Study:
                 raise DataError(f"{path} is corrupt: it lacks the data's digest or a device; restore it") from error
             if changed:
                 raise UsageError(
-                    f"device '{changed[0]}' of {self.folder} is not the one it was begun on (another processor or "
-                    "runtime version): its measurements would not compare; give the study another name"
+                    f"device '{changed[0]}' of {self.folder} is not the one it was begun on (another processor, "
+                    "meter or runtime version): its measurements would not compare; give the study another name"
                 )
             if before.get("code") != _digest_of(self.allow_code):
                 raise UsageError(
@@ -430,6 +452,12 @@ class Study:
         return "nothing feasible: " + "; ".join(line.strip() for line in told if line.strip())
 
 
+def _based(device: DeviceSpec, base: Path) -> DeviceSpec:
+    """Returns a device whose meter names its files from the study file's folder on."""
+    paths = {key: str((base / str(device.meter[key])).resolve()) for key in ("path", "marker") if key in device.meter}
+    return device.model_copy(update={"meter": {**device.meter, **paths}}) if paths else device
+
+
 def _first_change(key: str, before: Any, now: Any) -> str:
     """Returns the dotted key of the first difference."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
@@ -455,6 +483,9 @@ def _check_fit(space: Space, data: Mapping[str, Any]) -> None:
 def _alike(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
     """True when measurements of both fingerprints compare."""
     keys = ("cpu", "cpu_flags", "machine", "board", "phone", "soc", "serial", *runtime_names())
+    meters = {before.get("meter", NONE), now.get("meter", NONE)}
+    if len(meters) > 1 and AUTO not in meters:  # auto: there was none
+        return False
     return all(before.get(key) == now.get(key) for key in keys)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator
@@ -18,6 +19,7 @@ __all__ = [
     "KnobName",
     "KnobValue",
     "LimitField",
+    "MeterField",
     "MetricField",
     "OptionalSeconds",
     "PathText",
@@ -145,6 +147,22 @@ def _limit(value: object) -> Limit:
         raise fault(str(error)) from None
 
 
+def _meter(value: object) -> dict[str, Any]:
+    """Takes a name for `{use: name}`; whether the meter and its options exist is asked where it is opened."""
+    if isinstance(value, str):
+        value = {"use": value}
+    if not isinstance(value, Mapping):
+        raise fault(f"expected a meter such as auto, rapl or {{use: csv, path: log.csv}}, not {shown(value)}")
+    if not isinstance(value.get("use"), str):
+        raise fault("missing: the name of the meter, e.g. {use: csv, path: log.csv}", "use")
+    for key, option in value.items():
+        if isinstance(option, str) and not option.isprintable():
+            raise fault("a text may not have control characters", key)
+        if not isinstance(option, str | int | float | bool):
+            raise fault(f"expected a text or a number, not {shown(option)}", key)
+    return dict(value)
+
+
 def _knob(value: object) -> object:
     entries = value if isinstance(value, tuple) else (value,)
     if not entries or not all(isinstance(entry, str | int | float | bool) for entry in entries):
@@ -174,4 +192,10 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 OptionalSeconds = Annotated[float | None, BeforeValidator(_optional_seconds)]
 MetricField = Annotated[Metric, PlainValidator(_metric), PlainSerializer(str)]
 LimitField = Annotated[Limit, PlainValidator(_limit), PlainSerializer(str)]
+MeterField = Annotated[
+    Mapping[str, Any],
+    PlainValidator(_meter, json_schema_input_type=Any),
+    PlainSerializer(dict, return_type=Any),
+]
+"""`{"use": NAME, OPTION: …}`"""
 Share = Annotated[float, Field(ge=0.01, le=0.9)]

@@ -24,6 +24,7 @@ from .study_fields import (
     KnobName,
     KnobValue,
     LimitField,
+    MeterField,
     MetricField,
     OptionalSeconds,
     PathText,
@@ -57,7 +58,6 @@ LATER_RUNTIMES = ("coreml", "executorch", "litert", "mnn", "ncnn", "replay", "te
 LATER_PRECISIONS = ("fp16",)
 LATER_QUALITY = ("supernet", "table")
 LATER_DATA = ("huggingface", "image_folder", "torchvision")
-UNSUPPORTED_METRICS = ("energy_mj",)
 LATER_FORMATS = ("executorch", "litert", "ncnn", "openvino", "tflite")
 
 
@@ -201,6 +201,12 @@ class DeviceSpec(Spec):
         default="fp32", description="number format of weights and activations"
     )
     threads: int = Field(default=1, ge=1, le=1024, description="threads of the runtime")
+    meter: MeterField = Field(
+        default={"use": "auto"},
+        title="name or mapping",
+        description="what tells energy_mj: auto (the first that is here), none, a name, or {use: NAME, OPTION: …}; "
+        "see energy.md",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -292,6 +298,9 @@ class RunSpec(Spec):
         default=1, ge=1, le=1024, description="torch threads of each worker; 1 is best for small networks"
     )
     storage: Literal["auto", "sqlite"] = Field(default="auto", description="auto: SQLite in the run folder")
+    reuse: bool = Field(
+        default=True, description="take what was measured before, of the same file on the same device, from the store"
+    )
     trial_timeout: Seconds = Field(
         default=600.0, title="duration", description="a trial that takes longer is stopped and fails: timeout"
     )
@@ -379,9 +388,6 @@ class StudySpec(Spec):
             self._check_metric(metric, "track", i)
             if metric in self.track[:i]:
                 raise fault(f"'{metric}' is tracked twice", "track", i)
-        for at, metric in self._named():
-            if metric.name in UNSUPPORTED_METRICS:
-                raise fault(f"'{metric}': this version supports no energy meter; leave it out", *at, kind="device")
         return self
 
     def _check_metric(self, metric: Metric, *at: str | int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from ..spaces.errors import UsageError
 from .metrics import METRICS
 from .study_fields import NAME
-from .study_schema import SECTIONS, UNSUPPORTED_METRICS, ObjectiveSpec, Spec, choices
+from .study_schema import SECTIONS, ObjectiveSpec, Spec, choices
 from .study_yaml import flow
 
 __all__ = ["init_text", "study_reference"]
@@ -99,11 +99,7 @@ def init_text(name: str, space: str = "mobile", data: str = "digits", device: st
 
 
 def _metric_examples(device: str) -> list[str]:
-    return [
-        f"{kind.name}@{device}" if kind.on_device else kind.name
-        for kind in METRICS.values()
-        if kind.name not in UNSUPPORTED_METRICS
-    ]
+    return [f"{kind.name}@{device}" if kind.on_device else kind.name for kind in METRICS.values()]
 
 
 def study_reference() -> str:
@@ -209,8 +205,7 @@ def _metrics_text() -> str:
     rows = ["## Metrics\n", "| metric | better | meaning |", "|---|---|---|"]
     for kind in METRICS.values():
         better = "low" if kind.direction == "minimize" else "high"
-        later = " (not in this version: no meter is supported)" if kind.name in UNSUPPORTED_METRICS else ""
-        rows.append(f"| `{kind.name}{'@device' if kind.on_device else ''}` | {better} | {kind.text}{later} |")
+        rows.append(f"| `{kind.name}{'@device' if kind.on_device else ''}` | {better} | {kind.text} |")
     return "\n".join(rows) + "\n"
 
 

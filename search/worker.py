@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..profilers import OnnxBased, computed_metrics, get_runtime
+from ..profilers import ConversionCache, OnnxBased, Runtime, computed_metrics, get_runtime
 from ..profilers.onnx_file import write_onnx
 from ..profilers.serve import serve
 from ..spaces import Architecture, Space, load_space
@@ -47,6 +47,7 @@ class Worker:
         self.allow_code = allow_code
         self.spec: StudySpec = load_study_file(folder / "study.yaml")
         self._resized: tuple[tuple[int, int, int], list[tuple[Tensor, Tensor]]] | None = None
+        self.conversions = ConversionCache()
 
     @cached_property
     def data(self) -> Dataset:
@@ -176,17 +177,28 @@ class Worker:
         for name, precision in request["runtimes"]:
             runtime = get_runtime(name)
             file = runtime.file(path, precision)
-            if file in made:
-                continue
-            if isinstance(runtime, OnnxBased):
-                runtime.convert_file(path, file, precision, self._calibration(shape))
-            else:
-                runtime.convert(model, x[:1], file, precision, self._calibration(shape))
-            made.add(file)
+            if file not in made:
+                made.add(file)
+                self._convert(runtime, model, x[:1], path, file, precision)
         _save(probe.with_name(f"{probe.name}.x.npy"), x)
         _save(probe.with_name(f"{probe.name}.y.npy"), y)
         name, precision = request["runtimes"][0]
         return get_runtime(name).file(path, precision).stat().st_size / 1e6
+
+    def _convert(
+        self, runtime: Runtime, model: nn.Module, example: Tensor, source: Path, file: Path, precision: str
+    ) -> None:
+        """Writes a device's file of a network whose ONNX file is there, or takes it from the cache."""
+        _, channels, height, width = example.shape
+        calibration = self._calibration((channels, height, width))
+
+        def make() -> None:
+            if isinstance(runtime, OnnxBased):
+                runtime.convert_file(source, file, precision, calibration)
+            else:
+                runtime.convert(model, example, file, precision, calibration)
+
+        self.conversions.fetch(runtime, source, file, precision, calibration, make)
 
     def _calibration(self, shape: tuple[int, int, int]) -> Tensor:
         """Returns training samples, evenly spaced, as a network takes them."""

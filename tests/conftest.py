@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +21,9 @@ import pytest
 
 from hwnas.profilers import Graph, Node
 from hwnas.search.metrics import Reading
+
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="hwnas-tests-cache-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # A shell without job control starts background jobs with SIGINT ignored, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,6 +77,31 @@ def study_file() -> Study:
         return path
 
     return write
+
+
+@pytest.fixture
+def install_meter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Installs a package with a meter for this process and its children: its code, and its entry point."""
+
+    def install(code: str, entry: str) -> None:
+        name = entry.partition("= ")[2].partition(":")[0]
+        folder = tmp_path / "site"
+        info = folder / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (folder / f"{name}.py").write_text(code)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[hwnas.meters]\n{entry}\n")
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")
+        monkeypatch.setitem(CLEAN, "PYTHONPATH", os.environ["PYTHONPATH"])
+        monkeypatch.syspath_prepend(folder)
+
+    return install
+
+
+@pytest.fixture
+def cpu_watts(install_meter: Callable[[str, str], None]) -> None:
+    """Installs the meter of `cpu_watts.py`."""
+    install_meter(Path(__file__).with_name("cpu_watts.py").read_text(), "cpuwatts = cpu_watts:CpuWatts")
 
 
 def chance(*words: object) -> float:
@@ -152,9 +183,7 @@ class FakeDevice:
     runtime = "onnxruntime"
     precision = "fp32"
 
-    def __init__(
-        self, name: str, spec: object, cost_model: object, folder: Path, quiet: object, deadline_s: float
-    ) -> None:
+    def __init__(self, name: str, spec: object, cost_model: object, folder: Path, quiet: object, *how: object) -> None:
         self.name, self.folder = name, folder
         self.metric = f"latency_ms@{name}"
 
@@ -174,10 +203,10 @@ class FakeDevice:
         return None
 
     def measure(
-        self, arch_id: str, model: Path, graph: object = None, stem: str = "", decided: object = None
-    ) -> Reading:
+        self, arch_id: str, model: Path, graph: object = None, stem: str = "", **how: object
+    ) -> dict[str, Reading]:
         value = 1.0 + chance("latency", arch_id)
-        return Reading(value, 0.99 * value, 1.01 * value)
+        return {self.metric: Reading(value, 0.99 * value, 1.01 * value)}
 
     def outputs(self, model: Path, inputs: Path) -> Any:
         return np.ones((len(np.load(inputs)), 10), np.float32)

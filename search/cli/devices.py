@@ -180,7 +180,7 @@ def _golden(profiler: Profiler) -> tuple[float | None, str]:
         told = profiler.golden()
     except CandidateError as error:
         raise DeviceError(f"{profiler.host}: the golden network does not run: {error}") from error
-    return told.median_ms, f"{told.median_ms:.4f} ms ({told.quality})"
+    return told.latency_ms, f"{told.latency_ms:.4f} ms ({told.quality})"
 
 
 def _test(device: KnownDevice) -> dict[str, Any]:
@@ -246,4 +246,4 @@ def _tested(runtime: str, threads: int) -> str:
         path = Path(folder) / "test.onnx"
         get_runtime(runtime).convert(model, torch.zeros(1, 3, 32, 32), path)
         told = profiler.measure(path)
-    return f"{told.median_ms:.4f} ms ({told.quality})"
+    return f"{told.latency_ms:.4f} ms ({told.quality})"

@@ -26,10 +26,10 @@ NETWORKS, PASSES = 8, 3
 @click.option("--noise", is_flag=True, help="Measure the same networks again and again: what differences are real?")
 @as_json
 def command(noise: bool, as_json: bool) -> None:
-    """Versions, this machine, runtimes present or how to install them, and what disturbs measurements here."""
+    """Versions, this machine, runtimes and energy meters present or how to get them, and what disturbs measurements."""
     from ...profilers import conditions, fingerprint, get_runtime, runtime_names
 
-    machine = fingerprint()
+    machine, meters = fingerprint(), _meters()
     runtimes = {name: get_runtime(name).available() for name in runtime_names()}
     now = conditions()
     warnings = _warnings(machine, now)
@@ -40,6 +40,7 @@ def command(noise: bool, as_json: bool) -> None:
                 "versions": _versions(),
                 "machine": machine,
                 "runtimes": {name: dataclasses.asdict(found) for name, found in runtimes.items()},
+                "meters": meters,
                 "conditions": now,
                 "warnings": warnings,
                 **({} if again is None else {"noise": again.to_json()}),
@@ -55,6 +56,8 @@ def command(noise: bool, as_json: bool) -> None:
         [[name, found.version if found.ok else f"missing: {found.install}"] for name, found in runtimes.items()],
     )
     click.echo("")
+    print_table(["meter", "state"], [[name, _state(found)] for name, found in meters.items()])
+    click.echo("")
     for warning in warnings or ["nothing that disturbs measurements was found"]:
         click.echo(f"- {warning}")
     if again is not None:
@@ -65,6 +68,25 @@ def command(noise: bool, as_json: bool) -> None:
         )
         click.echo(f"take differences of less than {again.resolvable:.1%} for noise on this machine, as it is now")
     next_command("hwnas", "init", "my-study")
+
+
+def _meters() -> dict[str, dict[str, Any]]:
+    """Returns what is known of each meter of energy; a plug-in may fail in any way."""
+    from ...profilers import find_meter, meter_names
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in meter_names():
+        try:
+            found[name] = dataclasses.asdict(find_meter(name).available())
+        except Exception as error:
+            found[name] = {"ok": False, "missing": str(error), "install": ""}
+    return found
+
+
+def _state(found: dict[str, Any]) -> str:
+    if found["ok"]:
+        return "here"
+    return f"missing: {found['missing']}" + (f" ({found['install']})" if found["install"] else "")
 
 
 def _noise() -> Repeatability:

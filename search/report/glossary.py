@@ -40,6 +40,10 @@ _TERMS = (
         "the range in which the value lies in nine cases out of ten: spread over seeds for accuracy, over repeated"
         " measurements for latency, the model's own uncertainty for predictions.",
     ),
+    (
+        "none",
+        "a value that nothing could tell, such as an energy without a meter; it is never taken for zero.",
+    ),
     ("Limits", "a network holds a limit when even the worse end of its interval does."),
     (
         "Verified front",

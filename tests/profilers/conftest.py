@@ -8,7 +8,6 @@ import os
 import signal
 import stat
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -17,9 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-CALM = {"budget_s": 0.05, "attempts": 1, "backoff_s": (0.05, 0.05, 0.05)}
-"""Options of a profiler in tests."""
 
 
 @dataclass
@@ -226,6 +222,22 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBoard
 
 
 @pytest.fixture
-def python() -> str:
-    """The interpreter of the board."""
-    return sys.executable
+def heavy(tmp_path: Path) -> Path:
+    """A network of some tenths of a second: measuring it takes many seconds."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    names = ["input", *(f"x{i}" for i in range(5)), "output"]
+    weights = [
+        numpy_helper.from_array(np.full((64, 64, 3, 3), 1e-3, np.float32), f"w{i}") for i in range(len(names) - 1)
+    ]
+    nodes = [
+        helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[1, 1, 1, 1]) for i in range(len(names) - 1)
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 64, 256, 256]) for name in ("input", "output")]
+    graph = helper.make_graph(nodes, "heavy", ends[:1], ends[1:], weights)
+    path = tmp_path / "heavy.onnx"
+    path.write_bytes(
+        helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
+    )
+    return path

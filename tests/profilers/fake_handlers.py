@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,16 @@ def _return(request: Request) -> Request:
     return {"value": strange[request["kind"]]}
 
 
+def _where(request: Request) -> Request:
+    return {"cwd": os.getcwd(), "temporary": tempfile.gettempdir()}
+
+
+def _allocate(request: Request) -> Request:
+    return {"bytes": len(bytearray(request["bytes"]))}
+
+
 HANDLERS = {
+    "allocate": _allocate,
     "close_channel": _close_channel,
     "die": _die,
     "double_fork": _double_fork,
@@ -119,6 +129,7 @@ HANDLERS = {
     "return": _return,
     "sleep": _sleep,
     "spin": _spin,
+    "where": _where,
     "write_raw": _write_raw,
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hwnas.profilers.adb import open_phone, parse_phone
-from hwnas.profilers.golden_model import golden_model
+from hwnas.profilers.golden import golden_model
 from hwnas.profilers.remote import RemoteProfiler
 from hwnas.spaces.errors import CandidateError, DeviceError
 

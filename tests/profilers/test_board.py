@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 
 from hwnas.profilers.bundle import bundle
-from hwnas.profilers.golden_model import golden_model
+from hwnas.profilers.golden import golden_model
 from hwnas.profilers.lease import hold_lease
 from hwnas.profilers.remote import RemoteProfiler
 from hwnas.profilers.wire import Request
@@ -127,12 +127,10 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def test_nothing_measures_on_after_a_board_was_killed(tmp_path: Path) -> None:
-    model = golden_model()
+def test_nothing_measures_on_after_a_board_was_killed(heavy: Path) -> None:
+    model = heavy.read_bytes()
     process = subprocess.Popen(BOARD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    request = Request(
-        "0" * 32, "measure", budget_s=60.0, model_bytes=len(model), model_sha256=hashlib.sha256(model).hexdigest()
-    )
+    request = Request("0" * 32, "measure", model_bytes=len(model), model_sha256=hashlib.sha256(model).hexdigest())
     assert process.stdin
     process.stdin.write(request.frame() + model)
     process.stdin.flush()
@@ -217,7 +215,7 @@ def crashing(tmp_path: Path, golden_too: bool) -> list[str]:
     """A board on which every model crashes, or every one but the golden network."""
     code = (
         "import hwnas.profilers.board as board\nfrom hwnas.spaces.errors import CandidateError\n"
-        "from hwnas.profilers.golden_model import golden_model\n"
+        "from hwnas.profilers.golden import golden_model\n"
         "def work(request, model, samples):\n"
         f" if {golden_too} or model.read_bytes() != golden_model(): raise CandidateError('crash:SIGSEGV', 'x')\n"
         " told = {'blocks': [[1.0]], 'disturbance': [], 'warmup': 0, 'process': 1}\n"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from hwnas.profilers import LocalProfiler
 from hwnas.profilers.child import Child
 from hwnas.spaces.errors import CandidateError, DeviceError, DiskError
 
@@ -220,6 +221,7 @@ def test_secrets_are_not_passed_on(child: Child, monkeypatch: pytest.MonkeyPatch
 
 PARENT = """
 import sys, threading
+from hwnas.profilers import LocalProfiler
 from hwnas.profilers.child import Child
 child = Child("fake_handlers", env={"PYTHONPATH": sys.argv[1], "HWNAS_TEST_MARK": sys.argv[2]})
 child.call({"do": "echo"}, 60)
@@ -244,3 +246,36 @@ def test_the_parents_death_ends_the_child(busy: str) -> None:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     assert gone(mark)
+
+
+def test_a_private_child_has_a_folder_that_goes_with_it(tmp_path: Path) -> None:
+    with Child("fake_handlers", env=FAKE_ENV, private=True) as child:
+        told = child.call({"do": "where"}, 20)
+        assert Path(told["cwd"]) == Path(told["temporary"]) != Path.cwd()
+        assert Path(told["cwd"]).is_dir()
+        with pytest.raises(CandidateError):
+            child.call({"do": "die", "signal": "SIGSEGV"}, 20)
+        assert not Path(told["cwd"]).exists()
+        again = child.call({"do": "where"}, 20)["cwd"]
+    assert again != told["cwd"] and not Path(again).exists()
+
+
+def test_memory_is_limited() -> None:
+    with Child("fake_handlers", env=FAKE_ENV, memory_mb=1000) as child:
+        assert failure(child, {"do": "allocate", "bytes": 4_000_000_000}).code == "oom"
+        assert child.call({"do": "allocate", "bytes": 1000}, 20) == {"bytes": 1000}
+
+
+def test_the_measuring_process_has_no_network() -> None:
+    code = (
+        "import socket; from hwnas.profilers.isolation import cut_network; cut = cut_network(); "
+        "server = socket.socket(); server.bind(('127.0.0.1', 0)); server.listen(); "
+        "client = socket.socket(); client.settimeout(1); "
+        "print(cut, client.connect_ex(server.getsockname()) != 0)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    if told[0] == "False":
+        pytest.skip("this kernel gives no namespaces to users")
+    assert told == ["True", "True"]
+    with LocalProfiler() as profiler:
+        assert profiler.child.call({"do": "ping"}, 20)["network"] is False

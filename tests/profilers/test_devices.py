@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hwnas.profilers.golden_model import golden_model
+from hwnas.profilers.golden import golden_model
 from hwnas.search.cli import main
 from hwnas.search.known_devices import KnownDevice, devices_path, how_to_open, read_devices, write_devices
 from hwnas.spaces.errors import DataError

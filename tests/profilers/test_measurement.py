@@ -3,73 +3,117 @@
 from __future__ import annotations
 
 import json
-import statistics
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwnas.profilers import Measurement
-from hwnas.profilers.measurement import ENOUGH_QUIET, _interval
+from hwnas.profilers.measurement import pool
+from hwnas.profilers.protocol import floor_ms, interval_ms, settled
 from hwnas.spaces.errors import CandidateError
 
 TIMES = st.floats(1e-3, 1e3)
 BLOCKS = st.lists(st.lists(TIMES, min_size=1, max_size=5).map(tuple), min_size=1, max_size=30).map(tuple)
 
 
+CALM = {"slowdown": 1.0, "others": 0.0, "steal": 0.0, "throttled": False}
+
+
 @settings(deadline=None, max_examples=50)
 @given(blocks=BLOCKS)
 def test_the_statistics_are_in_order(blocks: tuple[tuple[float, ...], ...]) -> None:
     made = Measurement(blocks)
-    assert made.min_ms <= made.low_ms <= made.median_ms <= made.high_ms
-    assert made.min_ms <= made.p90_ms <= made.p99_ms <= max(max(block) for block in blocks)
+    assert made.min_ms <= made.low_ms <= made.latency_ms <= made.high_ms <= max(max(block) for block in blocks)
+    assert made.min_ms <= made.median_ms <= made.p90_ms <= made.p99_ms <= max(max(block) for block in blocks)
     assert Measurement.from_json(json.loads(json.dumps(made.to_json()))) == Measurement(
         blocks, conditions={}, fingerprint={}
     )
 
 
-def test_disturbed_blocks_are_kept_but_not_used() -> None:
-    blocks = tuple((1.0, 1.0) if place % 2 else (2.0, 2.0) for place in range(40))
-    made = Measurement(blocks, disturbance=tuple(1.0 if place % 2 else 1.4 for place in range(40)))
-    assert made.median_ms == made.low_ms == made.high_ms == 1.0
-    assert (made.quality, made.quiet_blocks, len(made.blocks)) == ("ok", 20, 40)
+def test_a_disturbance_that_comes_and_goes_does_not_move_the_latency() -> None:
+    rng = random.Random(0)
+    plain = [tuple(1 + 0.01 * rng.random() for _ in range(3)) for _ in range(100)]
+    slowed = [tuple(v * (1.4 if place % 10 else 1.0) for v in block) for place, block in enumerate(plain)]
+    one, other = Measurement(tuple(plain)), Measurement(tuple(slowed))
+    assert other.latency_ms == pytest.approx(one.latency_ms, rel=0.005)
+    assert other.median_ms > 1.3 * one.median_ms
 
 
-def test_without_quiet_blocks_the_fastest_samples_count() -> None:
-    blocks = tuple((2.0,) * 9 + (1.0,) for _ in range(20))
-    made = Measurement(blocks, disturbance=(1.4,) * 20)
-    assert (made.low_ms, made.median_ms, made.high_ms) == (1.0, 1.0, 2.0)
-    assert (made.quality, made.quiet_blocks) == ("noisy", 0)
+def test_what_slows_everything_is_divided_out_and_widens_the_interval() -> None:
+    blocks = ((1.0, 1.0, 1.0),) * 30
+    made = Measurement(tuple(tuple(1.02 * v for v in block) for block in blocks), conditions={**CALM, "slowdown": 1.02})
+    assert made.latency_ms == pytest.approx(1.0)
+    assert made.low_ms == pytest.approx(1.02 / 1.02**1.5) and made.high_ms == pytest.approx(1.02)
+    assert made.quality == "ok"
 
 
-def test_few_quiet_blocks_are_used_and_flagged() -> None:
-    ratios = (1.0,) * (ENOUGH_QUIET - 1) + (1.5,) * 20
-    made = Measurement(tuple((ratio,) for ratio in ratios), disturbance=ratios)
-    assert (made.median_ms, made.quality) == (1.0, "noisy")
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [
+        ({"slowdown": 1.1}, "10% slower than usual"),
+        ({"others": 0.9}, "90% of the other cores"),
+        ({"steal": 0.2}, "the host took 20%"),
+        ({"throttled": True}, "throttled"),
+    ],
+)
+def test_what_disturbs_is_said(condition: dict[str, object], reason: str) -> None:
+    made = Measurement(((1.0,),) * 20, conditions={**CALM, **condition})
+    assert made.quality == "noisy" and any(reason in said for said in made.disturbances)
+    assert Measurement(((1.0,),) * 20, conditions=CALM).quality == "ok"
 
 
 def test_a_wide_interval_is_noisy() -> None:
-    assert Measurement(((1.0,), (2.0,), (1.0,), (2.0,), (3.0,))).quality == "noisy"
-    assert Measurement(((1.0,),) * 20).quality == "ok"
+    wide = Measurement(((1.0,), (2.0,), (1.5,), (2.0,), (3.0,)))
+    assert wide.quality == "noisy" and "wide" in wide.disturbances[0]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 5, 9, 10, 50, 200, 201, 1000])
-def test_the_interval_is_inside_and_symmetric(count: int) -> None:
-    low, high = _interval(count)
-    assert 0 <= low <= (count - 1) / 2 <= high < count
-    assert abs(low + high - (count - 1)) <= 1
+def test_disturbed_blocks_do_not_count_for_the_median() -> None:
+    blocks = tuple((1.0, 1.0) if place % 2 else (2.0, 2.0) for place in range(40))
+    made = Measurement(blocks, disturbance=tuple(1.0 if place % 2 else 1.4 for place in range(40)))
+    assert made.median_ms == made.p99_ms == 1.0
+    assert made.samples == 80, "all are kept"
 
 
-def test_the_interval_covers_the_median() -> None:
-    import random
+def attempt(value: float, slowdown: float = 1.0, usual_s: float = 1e-4, **conditions: object) -> Measurement:
+    told = {**CALM, "slowdown": slowdown, "usual_s": usual_s, "reference_s": usual_s * slowdown, **conditions}
+    return Measurement(((value,) * 3,) * 20, conditions=told, disturbance=(slowdown,) * 20)
 
+
+def test_a_calm_attempt_stands_for_all() -> None:
+    pooled = pool([attempt(1.5, others=1.0), attempt(1.0), attempt(1.4, others=1.0)])
+    assert (pooled.latency_ms, pooled.quality, pooled.samples) == (1.0, "ok", 180)
+    assert pooled.conditions and len(pooled.conditions["parts"]) == 3
+
+
+def test_disturbed_attempts_are_pooled_and_their_difference_is_the_interval() -> None:
+    pooled = pool([attempt(1.5, others=1.0), attempt(1.2, others=1.0)])
+    assert (pooled.low_ms, pooled.latency_ms, pooled.high_ms) == (1.2, 1.2, 1.5)
+    assert pooled.quality == "noisy" and len(pooled.disturbances) == 2
+
+
+def test_a_faster_reference_found_later_counts_for_all_attempts() -> None:
+    pooled = pool([attempt(1.1, usual_s=1.1e-4), attempt(1.0, usual_s=1e-4)])
+    assert pooled.conditions and pooled.conditions["parts"][0]["slowdown"] == pytest.approx(1.1)
+    assert pooled.latency_ms == 1.0, "the first was taken on a slow machine after all"
+    again = pool([pooled, attempt(1.0)])
+    assert again.conditions and len(again.conditions["parts"]) == 3
+    assert Measurement.from_json(json.loads(json.dumps(again.to_json()))).latency_ms == 1.0
+
+
+def test_the_interval_covers_the_floor() -> None:
     rng = random.Random(0)
-    hits = 0
-    for _ in range(400):
-        drawn = tuple((rng.lognormvariate(0, 0.3),) for _ in range(31))
-        made = Measurement(drawn)
-        hits += made.low_ms <= 1.0 <= made.high_ms
-    assert hits >= 0.87 * 400
+    drawn = [[1 + rng.lognormvariate(-4, 1) for _ in range(3)] for _ in range(20_000)]
+    floor = floor_ms([value for block in drawn for value in block])
+    hits = sum(low <= floor <= high for low, high in (interval_ms(rng.sample(drawn, 150)) for _ in range(200)))
+    assert hits >= 0.8 * 200
+
+
+def test_settled_means_a_narrow_interval() -> None:
+    rng = random.Random(0)
+    assert settled([[1 + 0.001 * rng.random()] * 3 for _ in range(30)])
+    assert not settled([[1 + rng.random()] * 3 for _ in range(30)])
 
 
 HOSTILE = [
@@ -91,6 +135,13 @@ HOSTILE = [
     {"blocks": [[1.0]], "surprise": 1},
     {"blocks": [[1.0]], "conditions": 7},
     {"blocks": [[1.0] * 100_001]},
+    {"blocks": [[1.0]], "conditions": {"parts": [{"blocks": 2}]}},
+    {"blocks": [[1.0]], "conditions": {"parts": [{"blocks": 1}, {"blocks": 0}]}},
+    {"blocks": [[1.0]], "conditions": {"parts": [{}]}},
+    {"blocks": [[1.0]], "conditions": {"parts": 3}},
+    {"blocks": [[1.0]], "conditions": {"slowdown": "slow"}},
+    {"blocks": [[1.0]], "conditions": {"slowdown": -1.0}},
+    {"blocks": [[1.0]], "conditions": {"others": []}},
 ]
 
 
@@ -99,8 +150,3 @@ def test_hostile_answers(answer: dict[str, object]) -> None:
     with pytest.raises(CandidateError) as raised:
         Measurement.from_json(answer)
     assert raised.value.code == "bad_result"
-
-
-def test_the_median_is_that_of_block_medians() -> None:
-    blocks = ((1.0, 9.0, 1.0), (2.0, 2.0, 2.0), (3.0, 3.0, 0.5))
-    assert Measurement(blocks).median_ms == statistics.median([1.0, 2.0, 3.0])

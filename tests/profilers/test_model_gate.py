@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hwnas.profilers import LocalProfiler
-from hwnas.profilers.golden_model import golden_model
+from hwnas.profilers.golden import golden_model
 from hwnas.profilers.model_gate import check_model
 from hwnas.spaces.errors import CandidateError, DataError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ def test_a_machine_that_became_slower_is_believed(tmp_path: Path) -> None:
     memory = ReferenceMemory(tmp_path / "reference.json")
     memory.add(1e-5)
     for _ in range(KEPT):
+        memory.add(2e-5)
+    assert memory.usual_s == 2e-5
+
+
+def test_one_lucky_time_in_many_does_not_count(tmp_path: Path) -> None:
+    memory = ReferenceMemory(tmp_path / "reference.json")
+    memory.add(1e-5)
+    for _ in range(10):
         memory.add(2e-5)
     assert memory.usual_s == 2e-5
 
@@ -53,3 +62,18 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     memory = ReferenceMemory(tmp_path / "file" / "reference.json")
     memory.add(1e-5)
     memory.save()
+
+
+@pytest.mark.parametrize("jump_s", [-90_000.0, 90_000.0])
+def test_after_a_jump_of_the_clock_the_reference_is_learned_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    memory = ReferenceMemory(tmp_path / "reference.json")
+    memory.add(1e-5)
+    memory.save()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + jump_s)
+    again = ReferenceMemory(tmp_path / "reference.json")
+    assert again.usual_s is None
+    again.add(2e-5)
+    assert again.usual_s == 2e-5

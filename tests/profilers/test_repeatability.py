@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from hwnas.profilers import Measurement, Profiler, Repeatability, measure_again
+from hwnas.profilers import LocalProfiler, Measurement, Repeatability, measure_again
 
 PASSES = ((1.00, 2.00, 3.00, 4.00), (1.01, 2.04, 2.97, 4.00))
 
 
-class Recorded(Profiler):
+class Recorded(LocalProfiler):
     """Says what was recorded, file by file."""
 
     def __init__(self, values: dict[str, list[float]]) -> None:
         self.values = {name: list(said) for name, said in values.items()}
         self.asked: list[str] = []
 
-    def measure(self, path: Path) -> Measurement:
+    def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
         self.asked.append(path.name)
         value = self.values[path.name].pop(0)
         return Measurement(((value, value, value),) * 20, disturbance=(1.0,) * 20)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hwnas.profilers.golden_model import golden_model
+from hwnas.profilers.golden import golden_model
 from hwnas.profilers.ssh import SshProfiler
 from hwnas.profilers.wire import MAX_ANSWER_BYTES, BadAnswer, Request, encode_ok, read_answer
 from hwnas.spaces.errors import CandidateError, DataError, DeviceError, DiskError

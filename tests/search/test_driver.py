@@ -250,8 +250,8 @@ def test_the_test_part_is_read_once(
 def test_a_noisy_measurement_is_marked_to_the_end(
     tmp_path: Path, study_file: StudyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measure(self: Any, arch_id: str, *args: Any, **more: Any) -> Reading:
-        return Reading(1.0 + int(arch_id[:4], 16), 0.5, 2.0 + int(arch_id[:4], 16), noisy=True)
+    def measure(self: Any, arch_id: str, *args: Any, **more: Any) -> dict[str, Reading]:
+        return {self.metric: Reading(1.0 + int(arch_id[:4], 16), 0.5, 2.0 + int(arch_id[:4], 16), noisy=True)}
 
     monkeypatch.setattr("tests.conftest.FakeDevice.measure", measure)
     objectives = [{"metric": "top1"}, {"metric": "latency_ms@cpu"}]

@@ -52,6 +52,7 @@ def test_least_file_gets_every_default() -> None:
         "runtime": "onnxruntime",
         "precision": "fp32",
         "threads": 1,
+        "meter": {"use": "auto"},
     }
     assert [objective.direction for objective in spec.objectives] == ["maximize", "minimize"]
     assert (spec.cost_model.use, spec.cost_model.samples, spec.cost_model.stand_in) == ("auto", 10, False)
@@ -138,12 +139,6 @@ def test_hosts(host: str) -> None:
 def test_strange_hosts_are_one_line(host: str) -> None:
     message = fails(LEAST.replace("{cpu: {}}", f"{{cpu: {{host: '{host}'}}}}"))
     assert message.startswith("study.yaml:5:") and "devices.cpu.host" in message and "\n" not in message
-
-
-@pytest.mark.parametrize("line", ["limits: [energy_mj@cpu <= 1]", "track: [energy_mj@cpu]"])
-def test_energy_needs_a_meter(line: str) -> None:
-    with pytest.raises(DeviceError, match="no energy meter"):
-        load_study_text(LEAST + line)
 
 
 def test_wrong_file_comes_before_absent_device() -> None:

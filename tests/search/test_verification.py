@@ -118,8 +118,10 @@ def test_a_measured_cost_over_its_limit_leaves_the_front(
 ) -> None:
     from hwnas.search import latency
 
-    def measure(self: Any, arch_id: str, model: Path, graph: object = None, stem: str = "", **more: Any) -> Reading:
-        return Reading(1.0, 0.9, 1.3) if stem == "verified" else Reading(1.0, 0.9, 1.1)
+    def measure(
+        self: Any, arch_id: str, model: Path, graph: object = None, stem: str = "", **more: Any
+    ) -> dict[str, Reading]:
+        return {self.metric: Reading(1.0, 0.9, 1.3 if stem == "verified" else 1.1)}
 
     monkeypatch.setattr(latency.Device, "measure", measure)
     path = study_file(tmp_path, limits=["latency_ms@cpu <= 1.2"])
