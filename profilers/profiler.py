@@ -21,6 +21,7 @@ from .graph import Graph
 from .measurement import Measurement, pool
 from .memory import Memory
 from .meter import MODEL, NONE, stated_watts
+from .model_gate import check_model
 from .protocol import CEILING_S, SLOW, VERSION
 from .reference import ReferenceMemory
 from .runtime import get_runtime
@@ -43,6 +44,12 @@ class Profiler(ABC):
 
     provenance: ClassVar[Literal["measured", "estimated"]] = "measured"
     """What a reading of this profiler is."""
+
+    here: ClassVar[bool] = True
+    """Whether it measures this machine, which is then to be kept quiet."""
+
+    gives_outputs: ClassVar[bool] = True
+    """Whether `run` and `graph` are the device's own, not those of the same file and runtime on this machine."""
 
     deadline_s: float
     """Longest time of one request."""
@@ -253,6 +260,7 @@ class LocalProfiler(Profiler):
         """
         if self.quarantined:
             raise DeviceError(f"{self.runtime} is quarantined: {self.quarantined}")
+        check_model(path)
         try:
             return self._call(do, path, self.deadline_s if deadline_s is None else deadline_s, **more)
         except CandidateError as error:
@@ -320,16 +328,36 @@ def open_profiler(
     host: str = "local",
     log: Path | None = None,
     meter: Mapping[str, Any] | None = None,
+    **how: Any,
 ) -> Profiler:
     """The profiler of a device: host, runtime, precision and threads.
+
+    Args:
+        runtime: name of the runtime.
+        threads: threads of one inference.
+        precision: of the runtime.
+        deadline_s: longest time of one request.
+        host: `local`, `ssh:[USER@]HOST[:PORT]`, or `adb:SERIAL[@[USER@]HOST[:PORT]]`.
+        log: file for what a child of this machine prints.
+        meter: what tells the energy; of other hosts only a stated power is known.
+        **how: of a host that is not this machine, see `SshProfiler` and `open_phone`.
 
     Raises:
         DeviceError: the host or the runtime is missing or unknown, or cannot do the precision.
     """
-    from .runtime import estimated_names, get_runtime
+    from .runtime import estimated_names
 
+    kind, _, where = host.partition(":")
+    if kind == "ssh":
+        from .ssh import SshProfiler
+
+        return SshProfiler(where, runtime, threads, precision, deadline_s, meter=meter, **how)
+    if kind == "adb":
+        from .adb import open_phone
+
+        return open_phone(where, runtime, threads, precision, deadline_s, meter=meter, **how)
     if host != "local":
-        raise DeviceError(f"no host '{host}' in this version (available: local)")
+        raise DeviceError(f"no host '{host}' (known: local, ssh:[USER@]HOST[:PORT], adb:SERIAL)"[:200])
     if runtime in estimated_names():
         from .ethos_u import EthosUProfiler
 

@@ -153,6 +153,14 @@ class Stored(Profiler):
         return self.profiler.provenance
 
     @property
+    def here(self) -> bool:  # type: ignore[override]  # as above
+        return self.profiler.here
+
+    @property
+    def gives_outputs(self) -> bool:  # type: ignore[override]  # as above
+        return self.profiler.gives_outputs
+
+    @property
     def deadline_s(self) -> float:  # type: ignore[override]  # as above
         return self.profiler.deadline_s
 

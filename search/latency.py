@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ..profilers.meter import NONE
 from ..spaces.errors import CandidateError, DataError
 from .energy import energy_metric, energy_reading
 from .files import read_json, write_json
+from .known_devices import how_to_open
 from .metrics import Reading
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Device:
         self._quiet = quiet
         self._meter = str(spec.meter["use"])
         how: dict[str, Any] = {"host": spec.host, "deadline_s": run.trial_timeout, "log": folder / "run.log"}
+        how |= how_to_open(spec.host)
         profiler = open_profiler(spec.runtime, spec.threads, spec.precision, meter=spec.meter, **how)
         self._profiler = Stored(profiler, MeasurementStore(), ask=run.reuse)
         self._lock = threading.Lock()
@@ -113,6 +115,11 @@ class Device:
     def file(self, model: Path) -> Path:
         """Returns the file that this device runs, given the fp32 file of a network."""
         return get_runtime(self.runtime).file(model, self.precision)
+
+    @property
+    def gives_outputs(self) -> bool:
+        """True when `outputs` and `graph` are the device's own, not those of the same file on this machine."""
+        return self._profiler.gives_outputs
 
     def graph(self, model: Path) -> Graph:
         """Returns what the runtime really executes for a network."""
@@ -161,7 +168,7 @@ class Device:
         """
         taken: list[Measurement] = []
         while True:
-            with self._quiet.measuring():
+            with self._quiet.measuring() if self._profiler.here else nullcontext():
                 if processes > 1:
                     self._profiler.restart()
                 again = processes > 1 or bool(taken)

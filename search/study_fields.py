@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from ..spaces.errors import UsageError, did_you_mean
+from ..spaces.errors import DeviceError, UsageError, did_you_mean
 from .metrics import Limit, Metric
 from .study_yaml import shown
 
 __all__ = [
     "NAME",
+    "HostText",
     "KnobName",
     "KnobValue",
     "LimitField",
@@ -84,6 +85,23 @@ def _space_name(value: str) -> str:
 def _printable(value: str) -> str:
     if not value or not value.isprintable():
         raise fault(f"expected a file path, not {shown(value)}")
+    return value
+
+
+def _host(value: str) -> str:
+    from ..profilers.adb import parse_phone
+    from ..profilers.ssh import Destination
+
+    kind, _, where = value.partition(":")
+    try:
+        if kind == "adb":
+            _, where = parse_phone(where, allow_tcp=True)  # whether that is meant is in the user's own file
+        if kind == "ssh" or (kind == "adb" and where):
+            Destination.parse(where)
+        elif value != "local" and kind != "adb":
+            raise DeviceError("expected local, ssh:[USER@]HOST[:PORT] or adb:SERIAL")
+    except DeviceError as error:
+        raise fault(f"{quoted(value)}: {error}" if "'" not in str(error) else str(error)) from None
     return value
 
 
@@ -161,6 +179,7 @@ def _knob_name(value: str) -> str:
 
 
 SpaceName = Annotated[str, AfterValidator(_space_name)]
+HostText = Annotated[str, AfterValidator(_host)]
 PathText = Annotated[str, AfterValidator(_printable)]
 KnobName = Annotated[str, AfterValidator(_knob_name)]
 PlainName = Annotated[str, AfterValidator(_plain_name)]

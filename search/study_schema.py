@@ -20,6 +20,7 @@ from pydantic import (
 from ..spaces.errors import UsageError
 from .metrics import Direction, Limit, Metric
 from .study_fields import (
+    HostText,
     KnobName,
     KnobValue,
     LimitField,
@@ -32,7 +33,6 @@ from .study_fields import (
     Share,
     SpaceName,
     fault,
-    quoted,
     refuse_choice,
 )
 
@@ -207,7 +207,11 @@ class QualitySpec(Spec):
 class DeviceSpec(Spec):
     """Where a model runs: host, runtime, precision, threads."""
 
-    host: Literal["local"] = Field(default="local", description="local: this machine")
+    host: HostText = Field(
+        default="local",
+        title="local | ssh:[USER@]HOST[:PORT] | adb:SERIAL",
+        description="local: this machine; ssh: a board, over the user's own OpenSSH; adb: a phone (docs/devices.md)",
+    )
     runtime: Literal[
         "onnxruntime",
         "openvino",
@@ -246,9 +250,7 @@ class DeviceSpec(Spec):
         """What is named right but is not here is a missing device (exit code 4), whatever its further keys are."""
         if not isinstance(data, Mapping):
             return data
-        host, runtime, precision = data.get("host"), data.get("runtime", "onnxruntime"), data.get("precision")
-        if isinstance(host, str) and host.startswith(("ssh:", "adb:")):
-            raise fault(f"{quoted(host)} is not in this version (available: local)", "host", kind="device")
+        runtime, precision = data.get("runtime", "onnxruntime"), data.get("precision")
         if runtime in LATER_RUNTIMES:
             known = ", ".join(name for name in PRECISIONS if name not in ESTIMATED)
             raise fault(f"'{runtime}' is not in this version (available: {known})", "runtime", kind="device")

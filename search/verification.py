@@ -185,10 +185,12 @@ def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verif
         size_mb = evaluator.export(arch, best, folder / "model.onnx", probe)
         readings["size_mb"] = Reading(size_mb, source="computed")
         for each in bench.devices.values():
-            differences[each.name] = parity(each, folder / "model.onnx", probe)
+            difference = parity(each, folder / "model.onnx", probe)
+            if each.gives_outputs:
+                differences[each.name] = difference
             if each in bench.measured:
                 readings |= _measured(bench, each, row.arch_id, folder / "model.onnx", probe)
-        if bench.measured:
+        if any(device.gives_outputs for device in bench.measured):
             write_parquet(_layers(bench, folder / "model.onnx"), folder / "layers.parquet", schema_version=1)
     finally:
         remove(*probe_files(probe))
@@ -238,6 +240,7 @@ def _layers(bench: Bench, model: Path) -> pd.DataFrame:
             "bytes_out": node.bytes_out,
         }
         for device in bench.measured
+        if device.gives_outputs
         for place, node in enumerate(device.graph(model).nodes)
     ]
     return pd.DataFrame(rows).astype({"macs": "Int64"})  # which has a null for what cannot be counted

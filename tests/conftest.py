@@ -179,6 +179,7 @@ class FakeDevice:
     """Has a latency for every architecture, always the same."""
 
     predicts_only = False
+    gives_outputs = True
     runtime = "onnxruntime"
     precision = "fp32"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError,
 from .common import allow_code, as_json, next_command, print_json, say
 
 if TYPE_CHECKING:
-    from ...profilers import Runtime
+    from ...profilers import Profiler, Runtime
+    from ..known_devices import KnownDevice
     from ..torch_module import TorchModule
     from .profiled import Estimated, Profiled
 
@@ -30,8 +32,9 @@ PROCESSES = 2
     multiple=True,
     default=("onnxruntime",),
     show_default=True,
-    metavar="RUNTIME[:PRECISION]",
-    help="Of this machine, e.g. openvino or onnxruntime:int8; may be given several times.",
+    metavar="RUNTIME[:PRECISION]|NAME",
+    help="Of this machine, e.g. openvino or onnxruntime:int8, or a device added by `hwnas devices add`; may be given "
+    "several times.",
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="Threads of one inference.")
 @click.option(
@@ -54,7 +57,7 @@ def command(
     allow_code: Path | None,
     as_json: bool,
 ) -> int:
-    """Latency, energy, memory, size and operators of a model, on one or several devices of this machine.
+    """Latency, energy, memory, size and operators of a model, on one or several devices.
 
     MODEL is an ONNX file, a file of the runtime's own such as .tflite, or package.module:attribute: a torch module, or
     a function without arguments that returns one. Its module must be installed, or be that of the --allow-code file.
@@ -70,7 +73,7 @@ def command(
         source = _source(model, shape, allow_code, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-profile-")))
         how: dict[str, Any] = {"threads": threads, "meter": options, "layers": layers}
-        found = [_profile(source, runtime, precision, folder, **how) for runtime, precision in named]
+        found = [_profile(source, device, folder, **how) for device in named]
     energies = [profile.told.energy for profile in found if isinstance(profile, Profiled)]
     lost = [energy.reason for energy in energies if energy and energy.source == "missing"]
     if as_json:
@@ -130,58 +133,82 @@ def _source(model: str, shape: str | None, code: Path | None, stack: contextlib.
     return stack.enter_context(TorchModule(model, tuple(map(int, sides)), code))
 
 
-def _named(device: str) -> tuple[str, str]:
-    """Reads RUNTIME[:PRECISION]."""
+@dataclass(frozen=True)
+class _Device:
+    """A runtime of this machine, or a device that the user added."""
+
+    name: str
+    runtime: str
+    precision: str
+    known: KnownDevice | None = None
+
+    def open(self, threads: int, precision: str, meter: dict[str, Any]) -> Profiler:
+        from ...profilers import LocalProfiler
+
+        if self.known is not None:
+            return self.known.open(precision, None if meter["use"] == "auto" else meter)
+        return LocalProfiler(self.runtime, threads, precision, meter=meter)
+
+
+def _named(device: str) -> _Device:
+    """Reads RUNTIME[:PRECISION], or the name of a device that the user added."""
     from ...profilers import estimated_names, get_runtime, runtime_names
+    from ..known_devices import read_devices
 
     runtime, _, precision = device.partition(":")
-    known = (*runtime_names(), *estimated_names())
-    if runtime not in known:
-        raise DeviceError(f"no device '{runtime}'{did_you_mean(runtime, known)}")
+    here = (*runtime_names(), *estimated_names())
+    if runtime not in here:
+        known = read_devices()
+        if device not in known:
+            raise DeviceError(f"no device '{device}'{did_you_mean(device, (*here, *known))}")
+        return _Device(device, known[device].runtime, known[device].precision, known[device])
     precision = precision or get_runtime(runtime).precisions[0]
     get_runtime(runtime).check_precision(precision)
-    return runtime, precision
+    return _Device("", runtime, precision)
 
 
 def _profile(
-    model: Path | TorchModule,
-    runtime: str,
-    precision: str,
-    folder: Path,
-    *,
-    threads: int,
-    meter: dict[str, Any],
-    layers: bool,
+    model: Path | TorchModule, device: _Device, folder: Path, *, threads: int, meter: dict[str, Any], layers: bool
 ) -> Profiled | Estimated:
     from ...profilers import LocalProfiler, MeasurementStore, Stored, estimated_names, get_runtime
+    from ...profilers.model_gate import check_model
     from ...profilers.onnx_file import is_quantised
     from ...profilers.profiler import measured
     from .profiled import Estimated, Profiled
 
+    runtime, precision = device.runtime, device.precision
     found = get_runtime(runtime)
     try:
-        if not isinstance(model, Path):
+        if isinstance(model, Path):
+            check_model(model)
+            if model.suffix == ".onnx" and is_quantised(model):
+                precision = "int8"
+            file = _file(model, found, precision, folder)
+        else:
             available = found.available()
             if not available.ok:
                 raise DeviceError(f"{runtime} is missing ({available.missing}): {available.install}")
             file = model.convert(found, precision, folder)
-        else:
-            if model.suffix == ".onnx" and is_quantised(model):
-                precision = "int8"
-            file = _file(model, found, precision, folder)
         if runtime in estimated_names():
             from ...profilers.ethos_u import EthosUProfiler
 
             with EthosUProfiler(runtime) as npu:
                 return Estimated(runtime, npu.estimate(file), npu.graph(file))
-        with LocalProfiler(runtime, threads, precision, meter=meter) as profiler:
+        with device.open(threads, precision, meter) as profiler:
             told = measured(Stored(profiler, MeasurementStore(), ask=False), file, PROCESSES)
             graph = profiler.graph(file)
-            if file == model and model.suffix != ".onnx":  # the file itself says what it computes in
+            if file == model and file.suffix != ".onnx":  # the file itself says what it computes in
                 precision = "int8" if any(node.dtype == "int8" for node in graph.nodes) else precision
-            name, size_mb = f"{runtime}:{precision}", file.stat().st_size / 1e6
-            kernels = profiler.kernels(file) if layers else ()
-            return Profiled(name, told, graph, profiler.fingerprint(), size_mb, profiler.memory(file), kernels)
+            return Profiled(
+                device.name or f"{runtime}:{precision}",
+                told,
+                graph,
+                profiler.fingerprint(),
+                file.stat().st_size / 1e6,
+                profiler.memory(file) if isinstance(profiler, LocalProfiler) else None,
+                profiler.kernels(file) if layers and isinstance(profiler, LocalProfiler) else (),
+                own_graph=profiler.gives_outputs,
+            )
     except CandidateError as error:
         raise DataError(f"{model}: {error}") from error
 

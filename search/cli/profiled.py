@@ -28,8 +28,9 @@ class Profiled:
     graph: Graph
     fingerprint: dict[str, Any]
     size_mb: float
-    memory: Memory
+    memory: Memory | None
     kernels: tuple[Kernel, ...] = ()
+    own_graph: bool = True
 
     @property
     def times(self) -> dict[str, float]:
@@ -59,11 +60,12 @@ class Profiled:
             "samples": self.told.samples,
             "size_mb": self.size_mb,
             "energy": self.told.energy.to_json() if self.told.energy else None,
-            "memory": {**self.memory.to_json(), "computed_peak_mb": self.computed_mb},
+            "memory": {**(self.memory.to_json() if self.memory else {}), "computed_peak_mb": self.computed_mb},
             "macs": self.graph.macs,
             "uncounted": list(self.graph.uncounted),
             "operators": len(self.graph.nodes),
             "depth": self.graph.depth,
+            "operators_of": "the device" if self.own_graph else "this machine",
             "conditions": self.told.conditions,
             "fingerprint": self.fingerprint,
             **(more if layers else {}),
@@ -181,6 +183,8 @@ def _print_measured(profiles: list[Profiled]) -> None:
     click.echo("latency is the floor, as on an undisturbed machine, low to high its 90 % interval; the rest is as seen")
     click.echo("MACs are of the executed operators, with what the runtime pads to")
     for profile in profiles:
+        if not profile.own_graph:
+            click.echo(f"operators and MACs of {profile.device} are those of the same file and runtime on this machine")
         if profile.graph.uncounted:
             click.echo(f"not counted on {profile.device}: {', '.join(profile.graph.uncounted)}")
 
@@ -198,8 +202,9 @@ def _print_energy_and_memory(profiles: list[Profiled]) -> None:
         if energy and energy.source == "estimated":
             shown[:3] = [f"~{cell}" for cell in shown[:3]]
         meter = "none" if energy is None or energy.source == "missing" else energy.meter
-        arena = "none" if memory.arena_mb is None else f"{memory.arena_mb:.3g}"
-        rows.append([profile.device, *shown, meter, f"{memory.peak_mb:.3g}", arena, f"{profile.computed_mb:.3g}"])
+        arena = "none" if memory is None or memory.arena_mb is None else f"{memory.arena_mb:.3g}"
+        resident = "none" if memory is None else f"{memory.peak_mb:.3g}"
+        rows.append([profile.device, *shown, meter, resident, arena, f"{profile.computed_mb:.3g}"])
     print_table(headings, rows)
     told = [p.told.energy for p in profiles if p.told.energy and p.told.energy.source == "measured"]
     if told:

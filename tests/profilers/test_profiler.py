@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hwnas.profilers import LocalProfiler, get_runtime, runtime_names
-from hwnas.profilers.golden import SHAPE, golden_file
+from hwnas.profilers.golden import SHAPE, golden_file, golden_model
 from hwnas.profilers.runtime import OnnxBased
 from hwnas.spaces.errors import CandidateError, DeviceError
 
@@ -38,6 +38,8 @@ def sound(**conditions: object) -> dict[str, Any]:
 def scripted(tmp_path: Path, answer: Callable[[str], dict[str, Any]]) -> tuple[LocalProfiler, ScriptedChild]:
     profiler, child = LocalProfiler(reference=tmp_path / "reference.json"), ScriptedChild(answer)
     profiler.child = child  # type: ignore[assignment]  # it has what is used of one
+    for name in ("bad", "good", "model"):
+        (tmp_path / f"{name}.onnx").write_bytes(golden_model())
     return profiler, child
 
 

@@ -100,7 +100,6 @@ def test_yaml_1_2_scalars() -> None:
     [
         ("{runtime: coreml}", "devices.cpu.runtime: 'coreml' is not in this version (available: onnxruntime, openvino"),
         ("{runtime: replay, table: a.parquet}", "devices.cpu.runtime: 'replay' is not in this version"),
-        ("{host: 'ssh:pi@pi5.local'}", "devices.cpu.host: 'ssh:pi@pi5.local' is not in this version"),
         ("{precision: fp16}", "devices.cpu.precision: onnxruntime has no 'fp16' in this version (fp32, int8)"),
         ("{precision: bf16}", "devices.cpu.precision: onnxruntime has no 'bf16' in this version (fp32, int8)"),
     ],
@@ -109,6 +108,37 @@ def test_absent_devices_are_device_errors(device: str, says: str) -> None:
     with pytest.raises(DeviceError, match=r"^study\.yaml:5:\d+: devices") as caught:
         load_study_text(LEAST.replace("{cpu: {}}", f"{{cpu: {device}}}"))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["local", "ssh:pi5", "ssh:pi@pi5.local", "ssh:pi@10.0.0.7:2222", "adb:R58M12ABCDE", "adb:R58M12@lab@gateway"],
+)
+def test_hosts(host: str) -> None:
+    spec = load_study_text(LEAST.replace("{cpu: {}}", f"{{cpu: {{host: '{host}'}}}}"))
+    assert spec.devices["cpu"].host == host
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "ssh:",
+        "ssh:;id",
+        "ssh:-oProxyCommand=touch x",
+        "ssh:$(id)",
+        "ssh:a b",
+        "adb:",
+        "adb:;id",
+        "adb:-s",
+        "adb:x@-oProxyCommand=x",
+        "usb:1",
+        "Local",
+        "",
+    ],
+)
+def test_strange_hosts_are_one_line(host: str) -> None:
+    message = fails(LEAST.replace("{cpu: {}}", f"{{cpu: {{host: '{host}'}}}}"))
+    assert message.startswith("study.yaml:5:") and "devices.cpu.host" in message and "\n" not in message
 
 
 def test_wrong_file_comes_before_absent_device() -> None:

@@ -1,0 +1,118 @@
+"""The user's devices: boards and phones that were added by name, in a file of the user's configuration folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..spaces.errors import DataError
+from .files import read_json, write_json
+from .study_fields import NAME
+
+if TYPE_CHECKING:
+    from ..profilers import Profiler
+
+__all__ = ["KnownDevice", "devices_path", "how_to_open", "read_devices", "write_devices"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class KnownDevice:
+    """A device that the user added.
+
+    Attributes:
+        host: as in a study file.
+        runtime: name of the runtime.
+        threads: threads of one inference.
+        precision: of the runtime.
+        python: the board's Python.
+        tool: path of the benchmark program on a phone.
+        allow_tcp: a phone over the network is meant.
+        golden_ms: latency of the golden network when the device was added; None where it cannot be measured.
+        fingerprint: what the device said of itself then.
+    """
+
+    host: str
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    precision: str = "fp32"
+    python: str = "python3"
+    tool: str = ""
+    allow_tcp: bool = False
+    golden_ms: float | None = None
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What `open_profiler` has to know beside host, runtime, threads and precision."""
+        phone = {"tool": self.tool, "allow_tcp": self.allow_tcp} if self.host.startswith("adb:") else {}
+        return {"python": self.python, **phone}
+
+    def open(self, precision: str | None = None, meter: Mapping[str, Any] | None = None) -> Profiler:
+        """Returns its profiler.
+
+        Raises:
+            DeviceError: host, runtime or paths are not of a form that is accepted.
+        """
+        from ..profilers import open_profiler
+
+        how = {"host": self.host, "meter": meter, **self.how}
+        return open_profiler(self.runtime, self.threads, precision or self.precision, **how)
+
+    def found(self, golden_ms: float | None, fingerprint: Mapping[str, Any]) -> KnownDevice:
+        """Returns it with what was found out about it."""
+        return replace(self, golden_ms=golden_ms, fingerprint=dict(fingerprint))
+
+
+def devices_path() -> Path:
+    """Returns the file's path, whether it is there or not."""
+    configuration = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
+    return Path(configuration) / "hwnas" / "devices.json"
+
+
+def read_devices() -> dict[str, KnownDevice]:
+    """Returns the user's devices by name; none where there is no file.
+
+    Raises:
+        DataError: the file is not one.
+    """
+    path = devices_path()
+    if not path.exists():
+        return {}
+    data = read_json(path)
+    try:
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise DataError(f"{path} is of another version ({data['schema_version']}) than this hwnas reads")
+        found = {str(name): KnownDevice(**entry) for name, entry in data["devices"].items()}
+        for name, device in found.items():
+            texts = (device.host, device.runtime, device.precision, device.python, device.tool)
+            if not NAME.fullmatch(name) or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"the entry '{name[:64]}'")
+            if type(device.threads) is not int or type(device.allow_tcp) is not bool:
+                raise ValueError(f"the entry '{name[:64]}'")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is corrupt ({error}): mend or remove it") from error
+    return found
+
+
+def write_devices(devices: Mapping[str, KnownDevice]) -> None:
+    """Writes the file, whole or not at all.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    entries = {name: asdict(device) for name, device in sorted(devices.items())}
+    write_json(devices_path(), {"schema_version": SCHEMA_VERSION, "devices": entries})
+
+
+def how_to_open(host: str) -> dict[str, Any]:
+    """Returns what the user's file knows of a host that a study file names."""
+    if host == "local":
+        return {}
+    return next((device.how for device in read_devices().values() if device.host == host), {})
