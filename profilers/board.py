@@ -69,6 +69,7 @@ def _answer(answers: int, watch: _Watch, folder: Path, work: Work) -> None:
     except Exception as error:
         line = encode_error(lease, error)
     watch.end()
+    shutil.rmtree(folder, ignore_errors=True)  # before the answer: whoever has it may end this process at once
     with contextlib.suppress(BrokenPipeError):
         while line:
             line = line[os.write(answers, line) :]

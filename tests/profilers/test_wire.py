@@ -115,6 +115,35 @@ def test_hostile_measurements(name: str) -> None:
     assert str(raised.value).isprintable()
 
 
+PARTS = [{"blocks": 1, "slowdown": 1.2}, {"blocks": 1, "slowdown": 1.0}]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        "xx",
+        {"blocks": 2},
+        [1, 1],
+        [{}],
+        [{"blocks": 1}],
+        [{"blocks": 3}],
+        [{"blocks": -1}, {"blocks": 3}],
+        [{"blocks": 0}, {"blocks": 2}],
+        [{"blocks": "2"}, {"blocks": 0}],
+        [{"blocks": 1, "slowdown": -1}, {"blocks": 1}],
+        [{"blocks": 1, "slowdown": "x"}, {"blocks": 1}],
+        [{"blocks": 1, "run": {"a": 1}}, {"blocks": 1}],
+        [{"blocks": 2, "a": "x" * 5000}],
+        [{"blocks": 2}] * 1000,
+    ],
+)
+def test_hostile_parts(parts: Any) -> None:
+    told = read_answer(line(good(conditions={"parts": PARTS})), LEASE, "measure", "pi5")
+    assert told["measurement"].latency_ms > 0
+    with pytest.raises(BadAnswer):
+        read_answer(line(good(conditions={"parts": parts})), LEASE, "measure", "pi5")
+
+
 NODE = {
     "name": "a",
     "op": "Conv",
