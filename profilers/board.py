@@ -102,7 +102,6 @@ def work(request: Request, model: Path, samples: Path) -> dict[str, Any]:
         if request.do == "run":
             return _run(profiler, path, x)
         told: dict[str, Any] = profiler.measure(path, x).to_json()
-        told["conditions"] = {**told["conditions"], **_throttling()}
         told["fingerprint"] = {**_flat(told["fingerprint"]), **_board()}
         return _shortened(told)
 
@@ -165,19 +164,6 @@ def _board() -> dict[str, Any]:
     with contextlib.suppress(OSError):
         name = Path("/proc/device-tree/model").read_text("utf-8", "replace").strip("\0\n ")
         return {"board": "".join(c for c in name if c.isprintable())[:100]} if name else {}
-    return {}
-
-
-def _throttling() -> dict[str, Any]:
-    """Of a Raspberry Pi: bits 0 to 3 are what holds it back now, 16 to 19 what did since it was started."""
-    import subprocess
-
-    tool = shutil.which("vcgencmd")
-    if tool is None:
-        return {}
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        told = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, timeout=5, check=False).stdout
-        return {"throttled": told.strip().removeprefix("throttled=")[:20]}
     return {}
 
 

@@ -7,6 +7,8 @@ import hashlib
 import os
 import platform
 import resource
+import shutil
+import subprocess
 import time
 from glob import glob
 from importlib import metadata
@@ -68,10 +70,10 @@ def conditions(root: str = "/") -> dict[str, Any]:
         found["cpu_mhz"] = clock / 1000
     if degrees := [_number(path) for path in glob(f"{root}sys/class/thermal/thermal_zone*/temp")]:
         found["celsius"] = max(degrees) / 1000
-    throttled = _read(f"{root}sys/devices/platform/soc/soc:firmware/get_throttled")  # Raspberry Pi: low 4 bits are now
-    if throttled:
+    flags = _read(f"{root}sys/devices/platform/soc/soc:firmware/get_throttled") or _vcgencmd()
+    if flags:
         with contextlib.suppress(ValueError):
-            found["throttled_now"] = bool(int(throttled, 16) & 0xF)
+            found["throttled_now"] = bool(int(flags, 16) & 0xF)
     return found
 
 
@@ -133,6 +135,21 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "missing"
+
+
+def _vcgencmd() -> str:
+    """The throttle flags of a Raspberry Pi; empty elsewhere.
+
+    Bits 0 to 3 are what holds it back now, 16 to 19 what did since it was started
+    (https://www.raspberrypi.com/documentation/computers/os.html, `vcgencmd get_throttled`).
+    """
+    tool = shutil.which("vcgencmd")
+    if tool is None:
+        return ""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        told = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, timeout=5, check=False).stdout
+        return told.strip().removeprefix("throttled=")[:20]
+    return ""
 
 
 def _number(path: str) -> float:

@@ -36,7 +36,8 @@ def golden_file(runtime: Runtime, precision: str, folder: Path) -> Path | None:
     if path != source:
         import torch  # only for the samples that an int8 file is calibrated on
 
-        runtime.convert_file(source, path, precision, torch.zeros(SHAPE))
+        samples = torch.randn(8, *SHAPE[1:], generator=torch.Generator().manual_seed(0))
+        runtime.convert_file(source, path, precision, samples)
     return path
 
 

@@ -39,6 +39,18 @@ def test_throttling_since_boot_is_not_throttling_now(tmp_path: Path, said: str, 
     assert conditions(lay_out(tmp_path, throttled))["throttled_now"] is now
 
 
+@pytest.mark.parametrize(("said", "now"), [("throttled=0x50005", True), ("throttled=0x50000", False), ("error", None)])
+def test_a_pi_whose_kernel_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, now: bool | None
+) -> None:
+    tool = tmp_path / "bin" / "vcgencmd"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n[ $1 = get_throttled ] && echo {said}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    assert conditions(f"{tmp_path}/").get("throttled_now") == now
+
+
 def test_throttling_between_two_looks(tmp_path: Path) -> None:
     count = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
     before = conditions(lay_out(tmp_path, {count: "7"}))
