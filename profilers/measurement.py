@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Measurement", "pool"]
 
-QUIET = 1.06
-"""Largest slow-down of the reference network beside a block that counts for the median, p90 and p99."""
-
 FEWEST_QUIET = 3
 """Fewest quiet blocks; with fewer, all blocks count."""
 
@@ -153,7 +150,7 @@ class Measurement:
         """The bootstrap interval, widened by what the attempts differ by and by what the correction may be wrong by."""
         import numpy as np
 
-        from .protocol import floor_ms, interval_ms
+        from .protocol import MARGIN, floor_ms, interval_ms
 
         ends = [self.latency_ms]
         for part in self._kept:
@@ -161,11 +158,13 @@ class Measurement:
             own = floor_ms(np.concatenate(blocks))
             ends += [value / part.slow for value in interval_ms(blocks)]
             ends += [own, own / part.slow**1.5]  # not slowed at all, or half as much again as the reference
-        return min(ends), max(ends)
+        return min(ends) * (1 - MARGIN), max(ends) * (1 + MARGIN)
 
     @cached_property
     def _samples(self) -> list[float]:
         """Samples of the quiet blocks of the kept attempts in ms, ascending."""
+        from .protocol import QUIET
+
         places = [place for part in self._kept for place in range(part.begin, part.end)]
         quiet = [place for place in places if self.disturbance and self.disturbance[place] <= QUIET]
         return sorted(v for place in (quiet if len(quiet) >= FEWEST_QUIET else places) for v in self.blocks[place])

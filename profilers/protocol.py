@@ -11,6 +11,8 @@ The measuring process imports this file: numpy and the standard library only.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,18 @@ WIDTH = 0.01
 
 WARMUP_S, MIN_WARMUP = 0.05, 3
 
+PATIENCE_S = 0.5
+"""Longest wait, before an attempt, for the reference to run at its usual speed."""
+
+QUIET = 1.06
+"""Largest slow-down of the reference network beside a quiet block."""
+
+QUIET_BLOCKS = 10
+"""Fewest quiet blocks before an attempt may end early."""
+
+BESIDE = 0.05
+"""The slow-down of an attempt is that beside this share of its blocks, the best: a gap must be as long as a block."""
+
 FLOOR = 0.01
 """The share of samples below the floor. The smallest sample alone is an outlier too often on some clocks."""
 
@@ -53,7 +67,10 @@ OTHERS = 0.15
 STEAL = 0.05
 """Share of the cores' time that the host may take."""
 
-LARGEST_WIDTH = 0.10
+MARGIN = 0.015
+"""Added to both ends of an interval: what calm measurements of one network differ by all the same (benchmarks/noise.py)."""
+
+LARGEST_WIDTH = 0.12
 """Interval's width over the floor, above which a measurement is noisy."""
 
 _RESAMPLES = 64
@@ -88,8 +105,22 @@ def interval_ms(blocks: Sequence[Sequence[float]], level: float = 0.9) -> tuple[
     return float(low), float(high)
 
 
-def settled(blocks: Sequence[Sequence[float]]) -> bool:
-    """True when the floor's interval is narrow enough to stop."""
+def beside(references: Sequence[float]) -> list[float]:
+    """Returns the slower of the reference's times on both sides of each block (n,), of the n + 1 times between them."""
+    return [max(pair) for pair in itertools.pairwise(references)]
+
+
+def settled(blocks: Sequence[Sequence[float]], references: Sequence[float], usual_s: float | None) -> bool:
+    """True when enough blocks were quiet and the floor's interval is narrow enough to stop.
+
+    Args:
+        blocks: seconds of single inferences.
+        references: seconds of the reference before, between and after the blocks.
+        usual_s: its usual time, if known.
+    """
+    limit = QUIET * min(usual_s or math.inf, min(references))
+    if sum(value <= limit for value in beside(references)) < QUIET_BLOCKS:
+        return False
     low, high = interval_ms(blocks)
     return high - low <= WIDTH * low
 

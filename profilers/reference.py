@@ -22,13 +22,16 @@ from .protocol import VERSION
 __all__ = ["ReferenceMemory"]
 
 KEPT = 50
-"""Number of last measurements that count: a machine that really became slower is believed after that many."""
+"""Number of last windows that count: a machine that really became slower is believed when a tenth of them is left."""
+
+WINDOW_S = 300.0
+"""Of each window, the fastest time counts: a neighbour may be busy for long, but seldom without a gap."""
 
 OLDEST_S = 24 * 3600.0
 
 
 class ReferenceMemory:
-    """The reference's times of the last measurements on this machine, in seconds.
+    """The reference's times in the last windows of time in which something was measured on this machine, in seconds.
 
     Args:
         path: file to keep them in; None for the user's cache folder. A file that cannot be read or written is ignored.
@@ -48,7 +51,12 @@ class ReferenceMemory:
 
     def add(self, reference_s: float) -> None:
         """Remembers one more time."""
-        self._last.append((time.time(), reference_s))
+        now = time.time()
+        if self._last and 0 <= now - self._last[-1][0] < WINDOW_S:
+            begun, fastest = self._last.pop()
+            self._last.append((begun, min(fastest, reference_s)))
+        else:
+            self._last.append((now, reference_s))
 
     def save(self) -> None:
         """Writes the file; does nothing where that is not possible."""

@@ -7,7 +7,6 @@ request names `path`, `runtime`, `threads` and `precision`.
 
 from __future__ import annotations
 
-import itertools
 import os
 import resource
 import statistics
@@ -69,13 +68,13 @@ def measure(request: Request) -> Request:
 
     before = conditions()
     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    blocks, references = _blocks(infer, turn, each, request["budget_s"])
+    blocks, references = _blocks(infer, turn, each, request["budget_s"], request.get("usual_s"))
     after = conditions()
-    here = protocol.floor_ms(references)
+    here, around = protocol.floor_ms(references), protocol.beside(references)
     usual = min(here, request.get("usual_s") or here)
     return {
         "blocks": [[value * 1e3 for value in block] for block in blocks],
-        "disturbance": [max(pair) / usual for pair in itertools.pairwise(references)],
+        "disturbance": [value / usual for value in around],
         "warmup": warmup + len(inputs),
         "process": os.getpid(),
         "fingerprint": fingerprint(request["runtime"]),
@@ -84,7 +83,7 @@ def measure(request: Request) -> Request:
             "affinity": sorted(os.sched_getaffinity(0)),
             "reference_s": here,
             "usual_s": usual,
-            "slowdown": here / usual,
+            "slowdown": max(float(np.quantile(around, protocol.BESIDE)) / usual, 1.0),
             "inputs": "given" if request.get("inputs") else "random",
             "preempted": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches,
             "process": os.getpid(),
@@ -210,7 +209,7 @@ def _warm_up(infer: Callable[[], object], first_s: float) -> tuple[float, int]:
 
 
 def _blocks(
-    infer: Callable[[], object], turn: Callable[[int], None], each_s: float, budget_s: float
+    infer: Callable[[], object], turn: Callable[[int], None], each_s: float, budget_s: float, usual_s: float | None
 ) -> tuple[list[list[float]], list[float]]:
     """Takes blocks until the floor is settled, for `budget_s` seconds at most, and at least `MIN_BLOCKS`.
 
@@ -220,6 +219,8 @@ def _blocks(
     iterations = min(max(round(protocol.BLOCK_S / each_s), 1), protocol.MAX_BLOCK_ITERATIONS)
     rewarm = each_s < protocol.REWARMED_S
     reference = _make_reference()
+    if usual_s is not None:
+        _await_calm(reference, usual_s, min(protocol.PATIENCE_S, budget_s))
     clock = time.perf_counter
     begin = clock()
     end, look = begin + budget_s, begin + min(protocol.FLOOR_S, budget_s)
@@ -237,10 +238,19 @@ def _blocks(
         blocks.append(block)
         references.append(reference())
         if clock() > look and len(blocks) >= protocol.MIN_BLOCKS:
-            if protocol.settled(blocks):
+            if protocol.settled(blocks, references, usual_s):
                 break
             look = clock() + protocol.CHECK_S
     return blocks, references
+
+
+def _await_calm(reference: Callable[[], float], usual_s: float, patience_s: float) -> None:
+    """Waits until the reference runs at its usual speed three times in a row, but not longer than `patience_s`."""
+    end, calm = time.perf_counter() + patience_s, 0
+    while calm < 3 and time.perf_counter() < end:
+        calm = calm + 1 if reference() <= protocol.SLOW * usual_s else 0
+        if calm == 0:
+            time.sleep(0.02)
 
 
 def _make_reference() -> Callable[[], float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hwnas.profilers.reference import KEPT, ReferenceMemory
+from hwnas.profilers.reference import KEPT, WINDOW_S, ReferenceMemory
 
 
 def test_the_fastest_is_remembered_by_the_next_process(tmp_path: Path) -> None:
@@ -20,18 +21,43 @@ def test_the_fastest_is_remembered_by_the_next_process(tmp_path: Path) -> None:
     assert ReferenceMemory(tmp_path / "cache" / "reference.json").usual_s == 1e-5
 
 
-def test_a_machine_that_became_slower_is_believed(tmp_path: Path) -> None:
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clock on."""
+    now = time.time()
+
+    def move(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        monkeypatch.setattr(time, "time", lambda: now)
+
+    move(0.0)
+    return move
+
+
+def test_a_machine_that_became_slower_is_believed(tmp_path: Path, later: Callable[[float], None]) -> None:
     memory = ReferenceMemory(tmp_path / "reference.json")
     memory.add(1e-5)
     for _ in range(KEPT):
+        later(WINDOW_S)
         memory.add(2e-5)
     assert memory.usual_s == 2e-5
 
 
-def test_one_lucky_time_in_many_does_not_count(tmp_path: Path) -> None:
+def test_a_busy_quarter_of_an_hour_is_not(tmp_path: Path, later: Callable[[float], None]) -> None:
+    memory = ReferenceMemory(tmp_path / "reference.json")
+    memory.add(1e-5)
+    for _ in range(1000):
+        later(0.9)
+        memory.add(2e-5)
+    assert memory.usual_s == 1e-5
+
+
+def test_one_lucky_time_in_many_does_not_count(tmp_path: Path, later: Callable[[float], None]) -> None:
     memory = ReferenceMemory(tmp_path / "reference.json")
     memory.add(1e-5)
     for _ in range(10):
+        later(WINDOW_S)
         memory.add(2e-5)
     assert memory.usual_s == 2e-5
 
