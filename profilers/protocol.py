@@ -68,7 +68,7 @@ STEAL = 0.05
 """Share of the cores' time that the host may take."""
 
 MARGIN = 0.015
-"""Added to both ends of an interval: what calm measurements of one network differ by all the same (benchmarks/noise.py)."""
+"""Added to both ends of an interval: calm measurements differ by about that all the same (benchmarks/noise.py)."""
 
 LARGEST_WIDTH = 0.12
 """Interval's width over the floor, above which a measurement is noisy."""
