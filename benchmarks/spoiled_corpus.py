@@ -181,7 +181,7 @@ _WRONG_VALUES = [
         "devices.cpu.runtime",
         "did you mean 'onnxruntime'?",
     ),
-    _edit("value_host", "runtime: onnxruntime", "host: §pi5.local", "devices.cpu.host", "unknown: 'pi5.local'"),
+    _edit("value_host", "runtime: onnxruntime", "host: §pi5.local", "devices.cpu.host", "expected local, ssh:"),
     _edit("value_data", "use: digits", "use: §digit", "data.use", "did you mean 'digits'?"),
     _edit("value_format", "[onnx]", "[§onx]", "export.formats[0]", "did you mean 'onnx'?"),
     _edit("later_quality", "use: train", "use: §supernet", "quality.use", "not in this version (available: train)"),

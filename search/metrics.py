@@ -43,7 +43,12 @@ METRICS: dict[str, MetricKind] = {
     kind.name: kind
     for kind in (
         MetricKind("top1", "maximize", False, "share of the validation samples classified correctly", 0.0, 1.0),
-        MetricKind("latency_ms", "minimize", True, "median time of one inference, batch 1, in milliseconds"),
+        MetricKind(
+            "latency_ms",
+            "minimize",
+            True,
+            "time of one inference, batch 1, on an undisturbed machine, in milliseconds",
+        ),
         MetricKind("energy_mj", "minimize", True, "energy of one inference beyond idle power, in millijoules"),
         MetricKind("sram_mb", "minimize", True, "memory for activations, as estimated, in megabytes (10^6 bytes)"),
         MetricKind("flash_mb", "minimize", True, "memory for weights and commands, as estimated, in megabytes"),
