@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["ConversionCache"]
+
+FORMAT = 1
+"""Goes up when hwnas itself comes to write something else into any file."""
 
 MOST_BYTES = 2 << 30
 """Of all files together; those that were not used for longest go first."""
@@ -75,7 +79,9 @@ class ConversionCache:
         return False
 
     def _key(self, runtime: Runtime, source: Path, precision: str, calibration: torch.Tensor) -> str:
-        parts = [digest_of(source), runtime.name, runtime.available().version, precision]
+        packages = ("torch", "onnx", "onnxruntime", *runtime.converters)
+        versions = [f"{name} {metadata.version(name)}" for name in packages]
+        parts = [digest_of(source), runtime.name, runtime.available().version, precision, str(FORMAT), *versions]
         if precision == "int8":
             parts.append(hashlib.sha256(calibration.contiguous().numpy().tobytes()).hexdigest())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -43,6 +43,7 @@ class ExecuTorch(Runtime):
     name: ClassVar[str] = "executorch"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
     suffix: ClassVar[str] = ".pte"
+    converters: ClassVar[tuple[str, ...]] = ("executorch", "torchao")
 
     @staticmethod
     def available() -> Availability:

@@ -57,6 +57,7 @@ class EthosUProfiler(Profiler):
     """
 
     provenance: ClassVar[Literal["measured", "estimated"]] = "estimated"
+    here = False
 
     def __init__(self, accelerator: str, deadline_s: float = 60.0, *, log: Path | None = None) -> None:
         available = EthosU.available()

@@ -79,6 +79,7 @@ class LiteRt(Runtime):
     name: ClassVar[str] = "litert"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
     suffix: ClassVar[str] = ".tflite"
+    converters: ClassVar[tuple[str, ...]] = ("litert-torch", "litert-converter", "ai-edge-quantizer")
 
     def start(self) -> None:
         import_module("ai_edge_litert.interpreter")

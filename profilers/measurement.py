@@ -22,7 +22,7 @@ FEWEST_QUIET = 3
 """Fewest quiet blocks; with fewer, all blocks count."""
 
 MAX_SAMPLES = 100_000
-"""Largest number of samples that is read from a runner."""
+"""Largest number of samples of one attempt that is read."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,12 @@ class Measurement:
     def spread(self) -> float:
         """(p90 - latency) / latency: how far single inferences lie above the floor."""
         return self.p90_ms / self.latency_ms - 1
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """Id of the process that took each block."""
+        told = [(int(part.conditions.get("process", self.process)), part.end - part.begin) for part in self._parts]
+        return tuple(process for process, count in told for _ in range(count))
 
     @property
     def samples(self) -> int:
@@ -192,8 +198,9 @@ class Measurement:
             unknown = set(data) - {"blocks", "disturbance", "warmup", "conditions", "fingerprint", "process", "energy"}
             if unknown:
                 raise ValueError(f"unknown keys {sorted(unknown)}")
-            if sum(len(block) for block in data["blocks"]) > MAX_SAMPLES:
-                raise ValueError(f"more than {MAX_SAMPLES} samples")
+            attempts = len(data.get("conditions", {}).get("parts") or [None])
+            if sum(len(block) for block in data["blocks"]) > MAX_SAMPLES * attempts:
+                raise ValueError(f"more than {MAX_SAMPLES} samples an attempt")
             made = cls(
                 blocks=tuple(tuple(block) for block in data["blocks"]),
                 disturbance=tuple(data.get("disturbance", ())),
@@ -262,8 +269,20 @@ def pool(taken: Sequence[Measurement]) -> Measurement:
         blocks=tuple(block for item in taken for block in item.blocks),
         disturbance=tuple(ratio * scale for ratio, scale in zip(ratios, scales, strict=True)) if ratios else (),
         conditions={**last, "parts": parts} if len(parts) > 1 else last,
-        energy=next((item.energy for item in taken if item.energy), None),
+        energy=_pooled_energy(taken),
     )
+
+
+def _pooled_energy(taken: Sequence[Measurement]) -> Energy | None:
+    """The middle one of those measured, as wide as they differ; else what was estimated, for the first latency; else
+    why it is missing."""
+    told = [item.energy for item in taken if item.energy is not None]
+    measured = sorted((one for one in told if one.source == "measured"), key=lambda one: one.energy_mj or 0.0)
+    if measured:
+        low = min(one.low_mj or 0.0 for one in measured)
+        high = max(one.high_mj or 0.0 for one in measured)
+        return replace(measured[(len(measured) - 1) // 2], low_mj=low, high_mj=high)
+    return next((one for one in told if one.source == "estimated"), told[0] if told else None)
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:

@@ -48,6 +48,7 @@ class Mnn(OnnxBased):
     name: ClassVar[str] = "mnn"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
     suffix: ClassVar[str] = ".mnn"
+    converters: ClassVar[tuple[str, ...]] = ("MNN",)
 
     def start(self) -> None:
         import_module("MNN")

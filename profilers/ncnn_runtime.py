@@ -45,6 +45,7 @@ class Ncnn(OnnxBased):
     name: ClassVar[str] = "ncnn"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
     suffix: ClassVar[str] = ".ncnn"
+    converters: ClassVar[tuple[str, ...]] = ("pnnx",)
 
     @staticmethod
     def available() -> Availability:

@@ -90,6 +90,7 @@ class RemoteProfiler(Profiler):
         meter: Mapping[str, Any] | None = None,
     ) -> None:
         self._meter = None if meter is None or meter["use"] == NONE else dict(meter)
+        self.tells_energy = self._meter is not None
         self.command, self.host, self.deadline_s = list(command), host, deadline_s
         self.runtime, self.threads, self.precision = runtime, threads, precision
         self._idle_s, self._backoff_s = idle_s, tuple(backoff_s)
@@ -155,7 +156,8 @@ class RemoteProfiler(Profiler):
         """Of the device and its runtime, as the other side tells it; asked for once."""
         if self._fingerprint is None:
             told = self._ask("fingerprint")
-            self._fingerprint = {**told, "host": self.host, "precision": self.precision, "threads": self.threads}
+            own = {"host": self.host, "precision": self.precision, "threads": self.threads}
+            self._fingerprint = {**told, **own, **({} if self._meter is None else {"meter": self._meter})}
         return dict(self._fingerprint)
 
     def golden(self) -> Measurement:

@@ -118,6 +118,8 @@ class Runtime(ABC):
     precisions: ClassVar[tuple[str, ...]]
     suffix: ClassVar[str] = ".onnx"
     """Of the files that it runs."""
+    converters: ClassVar[tuple[str, ...]] = ()
+    """Packages beside torch, onnx and onnxruntime whose versions decide what is in its files."""
     module: ClassVar[str] = ""
     """The module that runs files; its name when left out."""
 

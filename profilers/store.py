@@ -14,6 +14,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,9 @@ CREATE TABLE IF NOT EXISTS measurements (
 CREATE INDEX IF NOT EXISTS by_what ON measurements (model, device);
 PRAGMA user_version = 1;
 """
+
+SCHEMA_VERSION = 1
+"""Of the file; one of another version is left alone."""
 
 
 class MeasurementStore:
@@ -115,8 +119,12 @@ class MeasurementStore:
         for last in (False, True):
             opened = sqlite3.connect(self.path, timeout=WAIT_S)
             try:
-                opened.execute("PRAGMA journal_mode = WAL")
-                opened.executescript(_SCHEMA)
+                (version,) = opened.execute("PRAGMA user_version").fetchone()
+                if version == 0:
+                    opened.execute("PRAGMA journal_mode = WAL")
+                    opened.executescript(_SCHEMA)
+                elif version != SCHEMA_VERSION:
+                    raise sqlite3.OperationalError(f"{self.path} is of another version of hwnas")
                 return opened
             except sqlite3.OperationalError:
                 opened.close()
@@ -130,8 +138,9 @@ class MeasurementStore:
 
     def _set_aside(self) -> None:
         self.damaged += 1
-        with contextlib.suppress(OSError):
-            self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
+        for name in (self.path.name, f"{self.path.name}-wal", f"{self.path.name}-shm"):
+            with contextlib.suppress(OSError):
+                self.path.with_name(name).replace(self.path.with_name(f"{name}.damaged"))
 
 
 class Stored(Profiler):
@@ -167,10 +176,14 @@ class Stored(Profiler):
     def measure(self, path: Path, inputs: Path | None = None) -> Measurement | Estimate:
         if self.ask:
             found = self.store.find(digest_of(path), self.profiler.fingerprint())
-            if found is not None and not self.profiler.outdated(found):
+            if found is not None and not self.profiler.outdated(found) and not self._lacks_energy(found):
                 self.reused += 1
-                return found
+                return found if self.profiler.tells_energy else replace(found, energy=None)
         return self.measure_again(path, inputs)
+
+    def _lacks_energy(self, found: Measurement) -> bool:
+        """True when energy is asked for, and this has none: the meter may have come back."""
+        return self.profiler.tells_energy and (found.energy is None or found.energy.source == "missing")
 
     def measure_again(self, path: Path, inputs: Path | None = None) -> Measurement | Estimate:
         """Measures without asking the store. Estimates are not kept: they cost no time on a device."""

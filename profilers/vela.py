@@ -39,13 +39,16 @@ def estimate(request: dict[str, Any]) -> dict[str, Any]:
         (summary,) = _rows(next(Path(folder).glob("network_summary_*.csv")))
         operators = _rows(Path(folder) / "network_per-layer.csv")
     seconds, cycles = float(summary["inference_time"]), float(summary["cycles_total"])
+    on_cpu = [row["Original Operator"] for row in operators if row["Target"] != "NPU"]
+    if not on_cpu and not (math.isfinite(seconds) and seconds > 0):
+        raise CandidateError("bad_result", f"Vela estimates {summary['inference_time']} s for the whole network")
     return {
         "latency_ms": 1e3 * seconds if math.isfinite(seconds) else 0.0,
         "cycles": int(cycles) if math.isfinite(cycles) else 0,
         "sram_bytes": _bytes(summary["sram_memory_used"]),
         "flash_bytes": _bytes(summary["on_chip_flash_memory_used"]) + _bytes(summary["off_chip_flash_memory_used"]),
         "operators": len(operators),
-        "on_cpu": [row["Original Operator"] for row in operators if row["Target"] != "NPU"],
+        "on_cpu": on_cpu,
     }
 
 

@@ -234,7 +234,7 @@ def samples_of(folder: Path) -> pd.DataFrame:
                         "arch_id": path.parent.name,
                         "device": path.stem.removeprefix(f"{stem}-"),
                         "phase": phase,
-                        "process": measurement.process,
+                        "process": np.repeat(measurement.processes, lengths),
                         "block": np.repeat(np.arange(len(lengths)), lengths),
                         "iteration": np.concatenate([np.arange(length) for length in lengths]),
                         "ms": np.concatenate(measurement.blocks),

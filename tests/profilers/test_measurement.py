@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwnas.profilers import Measurement
+from hwnas.profilers import Energy, Measurement
 from hwnas.profilers.measurement import pool
 from hwnas.profilers.protocol import MARGIN, floor_ms, interval_ms, settled
 from hwnas.spaces.errors import CandidateError
@@ -121,6 +122,35 @@ def test_settled_means_a_narrow_interval_beside_a_quiet_reference() -> None:
     assert not settled([[1 + rng.random()] * 3 for _ in range(30)], quiet, None)
     assert not settled(narrow, quiet, 0.9e-4), "all of it was slow"
     assert not settled(narrow, [1e-4, *[1.4e-4] * 30], None), "too few blocks were quiet"
+
+
+def test_many_attempts_may_have_many_samples() -> None:
+    one = Measurement(((1.0,) * 90_000,), conditions=CALM)
+    pooled = pool([one, one, one])
+    assert Measurement.from_json(json.loads(json.dumps(pooled.to_json()))).samples == 270_000
+
+
+def test_each_block_knows_its_process() -> None:
+    pooled = pool([attempt(1.0, process=7), attempt(1.1, process=8)])
+    assert pooled.processes == (7,) * 20 + (8,) * 20
+
+
+def energy(value: float | None) -> Energy:
+    if value is None:
+        return Energy("missing", "rapl", reason="silent")
+    return Energy("measured", "rapl", energy_mj=value, low_mj=0.9 * value, high_mj=1.1 * value)
+
+
+@pytest.mark.parametrize(
+    ("told", "value", "ends"),
+    [([None, 2.0], 2.0, (1.8, 2.2)), ([3.0, 1.0, 2.0], 2.0, (0.9, 3.3)), ([None, None], None, (None, None))],
+)
+def test_energy_that_was_measured_counts(
+    told: list[float | None], value: float | None, ends: tuple[float | None, float | None]
+) -> None:
+    pooled = pool([replace(attempt(1.0), energy=energy(one)) for one in told]).energy
+    assert pooled is not None and pooled.energy_mj == value
+    assert (pooled.low_mj, pooled.high_mj) == (pytest.approx(ends) if value else ends)
 
 
 HOSTILE = [

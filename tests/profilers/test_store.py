@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hwnas.profilers import Graph, Measurement, MeasurementStore, Profiler, Replay, Stored, digest_of
+from hwnas.profilers import Energy, Graph, Measurement, MeasurementStore, Profiler, Replay, Stored, digest_of
 from hwnas.spaces.errors import CandidateError, DeviceError
 
 DEVICE = {"cpu": "one", "threads": 1, "protocol": 2}
@@ -96,6 +97,37 @@ def test_a_profiler_with_a_store(store: MeasurementStore, tmp_path: Path) -> Non
     assert profiler.measure(tmp_path / "model").latency_ms == 4, "and kept"
     inner.old = True
     assert profiler.measure(tmp_path / "model").latency_ms == 5, "the machine was slow then"
+
+
+@pytest.mark.parametrize(("kept", "again"), [(None, True), ("missing", True), ("measured", False)])
+def test_where_energy_is_asked_for_it_has_to_be_there(
+    store: MeasurementStore, tmp_path: Path, kept: str | None, again: bool
+) -> None:
+    (tmp_path / "model").write_bytes(b"same")
+    value: dict[str, dict[str, Any]] = {
+        "measured": {"energy_mj": 1.0, "low_mj": 0.9, "high_mj": 1.1},
+        "missing": {"reason": "silent"},
+    }
+    told = None if kept is None else Energy.from_json({"source": kept, "meter": "rapl", **value[kept]})
+    store.add(digest_of(tmp_path / "model"), DEVICE, replace(measured(9.0), energy=told))
+    inner = Counting()
+    inner.tells_energy = True
+    assert (Stored(inner, store).measure(tmp_path / "model").latency_ms == 1.0) == again
+    inner.tells_energy = False
+    plain = Stored(inner, store).measure(tmp_path / "model")
+    assert isinstance(plain, Measurement) and plain.energy is None, "which nobody asked for"
+
+
+def test_a_file_of_a_later_version_is_left_alone(store: MeasurementStore) -> None:
+    store.add("a", DEVICE, measured(1.0))
+    opened = sqlite3.connect(store.path)
+    opened.execute("PRAGMA user_version = 2")
+    opened.close()
+    store.add("a", DEVICE, measured(2.0))
+    assert store.find("a", DEVICE) is None and store.damaged == 0
+    opened = sqlite3.connect(store.path)
+    assert opened.execute("SELECT COUNT(*) FROM measurements").fetchone() == (1,)
+    opened.close()
 
 
 @pytest.mark.parametrize("damage", ["body", "header", "cut", "empty", "text", "sum"])
