@@ -10,12 +10,11 @@ import contextlib
 import fcntl
 import os
 import re
-import signal
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from ..spaces.errors import DeviceError
 
@@ -24,8 +23,8 @@ __all__ = ["hold_lease", "lease_folder"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 
 
-class _TimeUp(Exception):
-    """The wait for the lock has lasted long enough."""
+PAUSE_S = 0.02
+"""Between two looks at a lock that someone else holds."""
 
 
 def lease_folder() -> Path:
@@ -49,7 +48,7 @@ def lease_folder() -> Path:
 
 @contextlib.contextmanager
 def hold_lease(device: str, wait_s: float) -> Iterator[None]:
-    """Holds a device of this machine for this process alone. Main thread only: it uses the alarm signal.
+    """Holds a device of this machine for this process alone.
 
     Args:
         device: name of the device, `board` for the machine itself.
@@ -61,11 +60,12 @@ def hold_lease(device: str, wait_s: float) -> Iterator[None]:
     if not _NAME.fullmatch(device):
         raise DeviceError("not the name of a device")
     path = lease_folder() / f"hwnas-{device}.lock"
+    end = time.monotonic() + wait_s
     try:
-        with _alarm(wait_s):
-            file = _locked(path)
-    except _TimeUp:
-        raise DeviceError(f"device_busy: someone else has held it for {wait_s:g} s") from None
+        while (file := _locked(path)) is None:
+            if time.monotonic() >= end:
+                raise DeviceError(f"device_busy: someone else has held it for {wait_s:g} s")
+            time.sleep(PAUSE_S)
     except OSError as error:
         raise DeviceError(f"no lease: {path}: {error.strerror}") from None
     try:
@@ -74,29 +74,17 @@ def hold_lease(device: str, wait_s: float) -> Iterator[None]:
         os.close(file)
 
 
-def _locked(path: Path) -> int:
-    """Waits for the lock; the kernel serves those who wait in turn."""
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)  # the file was removed meanwhile: this lock keeps nobody out
-
-
-@contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    def up(number: int, frame: FrameType | None) -> None:
-        raise _TimeUp
-
-    before = signal.signal(signal.SIGALRM, up)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+def _locked(path: Path) -> int | None:
+    """Takes the lock if it is free; returns its descriptor."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            return file  # else it was removed meanwhile: this lock keeps nobody out
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(file)
+        raise
+    os.close(file)
+    return None

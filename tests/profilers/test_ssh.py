@@ -169,7 +169,7 @@ def test_a_client_that_is_killed_lets_go_of_the_board(board: Any, heavy: Path, m
     while not busy:
         assert time.monotonic() < end, "the board was not asked"
         try:
-            with hold_lease("board", 0.0):
+            with hold_lease("board", 0.05):
                 time.sleep(0.001)
         except DeviceError as error:
             busy = "device_busy" in str(error)
