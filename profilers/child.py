@@ -143,6 +143,11 @@ class Child:
             self._clock.resume()
             self._signal(signal.SIGCONT)
 
+    def renew(self) -> None:
+        """Ends the process when no call is in progress any more; the next call starts a fresh one."""
+        with self._busy:
+            self._kill()
+
     def close(self) -> None:
         """Ends the child; a call in progress in another thread raises DeviceError. A later call starts a new one."""
         self._closing = True

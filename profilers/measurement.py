@@ -149,7 +149,9 @@ class Measurement:
         """Samples of the kept attempts over the reference's slow-down in each, in ms."""
         import numpy as np
 
-        return np.concatenate([np.concatenate(self.blocks[part.begin : part.end]) / part.slow for part in self._kept])
+        return np.concatenate(
+            [np.concatenate(self.blocks[part.begin : part.end]) / part.corrected for part in self._kept]
+        )
 
     @cached_property
     def _interval(self) -> tuple[float, float]:
@@ -162,7 +164,7 @@ class Measurement:
         for part in self._kept:
             blocks = self.blocks[part.begin : part.end]
             own = floor_ms(np.concatenate(blocks))
-            ends += [value / part.slow for value in interval_ms(blocks)]
+            ends += [value / part.corrected for value in interval_ms(blocks)]
             ends += [own, own / part.slow**1.5]  # not slowed at all, or half as much again as the reference
         return min(ends) * (1 - MARGIN), max(ends) * (1 + MARGIN)
 
@@ -242,6 +244,13 @@ class _Part:
     def slow(self) -> float:
         """Slow-down of the reference, at least 1."""
         return max(float(self.conditions.get("slowdown", 1.0)), 1.0)
+
+    @property
+    def corrected(self) -> float:
+        """What times are divided by."""
+        from .protocol import MOST_CORRECTED
+
+        return min(self.slow, MOST_CORRECTED)
 
     @property
     def calm(self) -> bool:

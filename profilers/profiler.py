@@ -211,11 +211,11 @@ class LocalProfiler(Profiler):
         Raises:
             CandidateError, DeviceError: as `measure`.
         """
-        self.child.close()
+        self.child.renew()
         try:
             return Memory.from_json(self._ask("memory", path))
         finally:
-            self.child.close()
+            self.child.renew()
 
     def graph(self, path: Path) -> Graph:
         return Graph.from_json(self._ask("graph", path)["graph"])
@@ -251,7 +251,7 @@ class LocalProfiler(Profiler):
         return bool(usual and then and then > SLOW * usual)
 
     def restart(self) -> None:
-        self.child.close()
+        self.child.renew()
 
     def close(self) -> None:
         self._memory.save()

@@ -61,6 +61,10 @@ FLOOR = 0.01
 SLOW = 1.03
 """Slow-down of the reference network's floor, against its usual one, from which a measurement is disturbed."""
 
+MOST_CORRECTED = 1.05
+"""Largest slow-down that is divided out. Beyond, a network may have been slowed much less than the reference, so the
+latency stays within 5 % of times that were seen, and the interval says the rest."""
+
 OTHERS = 0.15
 """Share of the other cores that other processes may use. With no core left over: of all cores."""
 

@@ -81,7 +81,7 @@ def command(
     else:
         print_profiles(found, layers=layers)
     code = DeviceError.exit_code if lost and options["use"] != "auto" else 0
-    for reason in dict.fromkeys(lost) if code or not as_json else ():
+    for reason in dict.fromkeys(lost) if code else ():
         say(f"energy is missing: {reason}")
     if not as_json:
         next_command("hwnas", "doctor", "--noise")

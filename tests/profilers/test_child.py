@@ -260,6 +260,17 @@ def test_a_private_child_has_a_folder_that_goes_with_it(tmp_path: Path) -> None:
     assert again != told["cwd"] and not Path(again).exists()
 
 
+def test_a_child_is_renewed_when_it_is_idle() -> None:
+    with Child("fake_handlers", env=FAKE_ENV) as child, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(child.call, {"do": "sleep", "seconds": 0.05}, 20) for _ in range(20)]
+        renewed = [pool.submit(child.renew) for _ in range(5)]
+        assert all(call.result() == {"slept": 0.05} for call in asked), "no call is cut off"
+        assert all(done.result() is None for done in renewed)
+        first = child.call({"do": "echo"}, 20)["pid"]
+        child.renew()
+        assert child.call({"do": "echo"}, 20)["pid"] != first
+
+
 def test_memory_is_limited() -> None:
     with Child("fake_handlers", env=FAKE_ENV, memory_mb=1000) as child:
         assert failure(child, {"do": "allocate", "bytes": 4_000_000_000}).code == "oom"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hwnas.profilers import Energy, Measurement
 from hwnas.profilers.measurement import pool
-from hwnas.profilers.protocol import MARGIN, floor_ms, interval_ms, settled
+from hwnas.profilers.protocol import MARGIN, MOST_CORRECTED, floor_ms, interval_ms, settled
 from hwnas.spaces.errors import CandidateError
 
 TIMES = st.floats(1e-3, 1e3)
@@ -50,6 +50,12 @@ def test_what_slows_everything_is_divided_out_and_widens_the_interval() -> None:
     assert made.low_ms == pytest.approx((1 - MARGIN) * 1.02 / 1.02**1.5)
     assert made.high_ms == pytest.approx((1 + MARGIN) * 1.02)
     assert made.quality == "ok"
+
+
+def test_a_latency_stays_near_times_that_were_seen() -> None:
+    made = Measurement(((1.0,) * 3,) * 30, conditions={**CALM, "slowdown": 1.4})
+    assert made.latency_ms == pytest.approx(1 / MOST_CORRECTED) and made.quality == "noisy"
+    assert made.low_ms < 1 / 1.4 and made.high_ms > 1.0
 
 
 @pytest.mark.parametrize(
