@@ -16,8 +16,9 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -135,9 +136,8 @@ class RemoteProfiler(Profiler):
         while place < len(samples):
             size = max(samples[place : place + 1].nbytes, 1)
             part = samples[place : place + max(min(most, CHUNK_BYTES // size), 1)]
-            told = self._ask("run", path, deadline_s, part)
-            if told["shape"][0] != len(part):
-                raise DeviceError(f"{self.host}: bad_result: {told['shape'][0]} outputs for {len(part)} samples")
+            first = results[0].shape[1:] if results else None
+            told = self._ask("run", path, deadline_s, part, partial(_check_outputs, len(part), first))
             results.append(np.frombuffer(told["data"], "<f4").reshape(told["shape"]))
             place += len(part)
             most = max(ANSWER_FLOATS // max(results[-1][0].size, 1), 1)
@@ -171,8 +171,15 @@ class RemoteProfiler(Profiler):
         self._closing.set()
         self._kill()
 
-    def _ask(self, do: str, path: Path | None = None, deadline_s: float | None = None, x: Any = None) -> dict[str, Any]:
-        """Asks, and asks again where the device was lost.
+    def _ask(
+        self,
+        do: str,
+        path: Path | None = None,
+        deadline_s: float | None = None,
+        x: Any = None,
+        check: Callable[[dict[str, Any]], None] = lambda told: None,
+    ) -> dict[str, Any]:
+        """Asks, and asks again where the device was lost or `check` raises Lost for the answer.
 
         Raises:
             CandidateError: the candidate fails there.
@@ -186,12 +193,15 @@ class RemoteProfiler(Profiler):
                 if self._closing.wait(pause):
                     raise DeviceError(f"{self.host}: closed during a call")
                 try:
-                    return self._exchange(do, path, deadline_s or self.deadline_s, x)
-                except CandidateError as error:
-                    if not _may_be_the_device(error) or self._healthy():
-                        raise
-                    why = f"the golden network does not run either after '{error}'"
-                except Lost as lost:
+                    try:
+                        told = self._exchange(do, path, deadline_s or self.deadline_s, x)
+                        check(told)
+                        return told
+                    except CandidateError as error:
+                        if not _may_be_the_device(error) or self._healthy():
+                            raise
+                        why = f"the golden network does not run either after '{error}'"
+                except Lost as lost:  # of the request, of its answer, or of the golden network
                     why = str(lost)
                     if lost.final:
                         break
@@ -408,6 +418,15 @@ def _samples(path: Path) -> Any:
     if not len(samples):
         raise DataError(f"{path}: no samples")
     return samples
+
+
+def _check_outputs(samples: int, first: tuple[int, ...] | None, told: dict[str, Any]) -> None:
+    """Raises BadAnswer unless there is an output for each sample, of the shape of the first answer's."""
+    count, *shape = told["shape"]
+    if count != samples:
+        raise BadAnswer(f"{count} outputs for {samples} samples")
+    if first is not None and tuple(shape) != first:
+        raise BadAnswer(f"outputs of shape {tuple(shape)} after outputs of shape {first}")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from hwnas.profilers.bundle import bundle
@@ -248,6 +249,48 @@ def test_a_crash_is_the_devices_when_the_golden_network_crashes_too(tmp_path: Pa
         pytest.raises(DeviceError, match=r"golden network does not run either after 'crash:SIGSEGV: x'; .*quarantine"),
     ):
         profiler.measure(another_model(tmp_path))
+
+
+def answering_by_turns(tmp_path: Path, *turns: str) -> list[str]:
+    """A board that does the n-th word of `turns` with the n-th request, and the last with all further ones."""
+    code = (
+        "import hwnas.profilers.board as board, base64, os, pathlib\nfrom hwnas.spaces.errors import CandidateError\n"
+        f"turns, count = {turns!r}, pathlib.Path({str(tmp_path / 'turns')!r})\n"
+        "def work(request, model, samples):\n"
+        " turn = int(count.read_text()) if count.exists() else 0\n"
+        " count.write_text(str(turn + 1))\n"
+        " what = turns[min(turn, len(turns) - 1)]\n"
+        " if what == 'crash': raise CandidateError('crash:SIGSEGV', 'x')\n"
+        " if what == 'gone': os._exit(1)\n"
+        " shape = [request.shape[0], int(what)]\n"
+        " return {'shape': shape, 'data': base64.b64encode(bytes(4 * shape[0] * shape[1])).decode()}\n"
+        "board.main(work)"
+    )
+    return [sys.executable, "-c", code]
+
+
+def test_a_device_that_is_lost_while_the_golden_network_runs(tmp_path: Path) -> None:
+    board = answering_by_turns(tmp_path, "crash", "gone")
+    with (
+        RemoteProfiler(board, "here", backoff_s=(0.01,)) as profiler,
+        pytest.raises(DeviceError, match=r"here: the runner ended without an answer .*quarantine"),
+    ):
+        profiler.measure(another_model(tmp_path))
+    assert (tmp_path / "turns").read_text() == "3", "the model, the golden network, and the model once more"
+
+
+def test_outputs_of_another_shape_are_asked_for_again(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((100, 1, 2, 2), np.float32))
+    with RemoteProfiler(answering_by_turns(tmp_path, "10", "11", "10"), "here", backoff_s=(0.01,)) as profiler:
+        assert profiler.run(another_model(tmp_path), tmp_path / "x.npy").shape == (100, 10)
+    (tmp_path / "turns").unlink()
+    with (
+        RemoteProfiler(answering_by_turns(tmp_path, "10", "11"), "here", backoff_s=(0.01,)) as profiler,
+        pytest.raises(
+            DeviceError, match=r"bad_result: outputs of shape \(11,\) after outputs of shape \(10,\); .*quar"
+        ),
+    ):
+        profiler.run(another_model(tmp_path), tmp_path / "x.npy")
 
 
 def test_the_lock_of_a_removed_file_keeps_nobody_out(runtime_folder: Path) -> None:
