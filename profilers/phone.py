@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,6 +35,14 @@ PROCESSES = 8
 RUNS = 50
 """Timed inferences of one start."""
 MAX_OUTPUT_BYTES = 1 << 20
+CLEAN_UP_S = 5.0
+"""Time in which the files on the phone are removed, whether or not the deadline has passed."""
+
+_TIED = (
+    'import ctypes,os,sys;getattr(ctypes.CDLL(None),"prctl",lambda *no:0)(1,9,0,0,0);'
+    "os.getppid()==int(sys.argv[1]) or sys.exit(1);os.execv(sys.argv[2],sys.argv[2:])"
+)
+"""Becomes another program that the kernel kills when its parent ends (PR_SET_PDEATHSIG, SIGKILL; prctl is Linux)."""
 
 SUFFIXES = {"onnxruntime": ".onnx", "litert": ".tflite"}
 """Runtime → its model files."""
@@ -79,8 +88,7 @@ def work_on_phone(request: Request, model: Path) -> dict[str, Any]:
         take = _TAKERS[request.runtime]
         blocks = [take(phone, request, there, f"{place}/{start}") for start in range(PROCESSES)]
     finally:
-        with contextlib.suppress(Lost, CandidateError, DeviceError):
-            phone.try_shell("rm", "-r", place)
+        phone.clean_up(place)
     return {
         "blocks": blocks,
         "disturbance": [],
@@ -98,7 +106,7 @@ class _Phone:
         adb = shutil.which("adb")
         if adb is None:
             raise DeviceError("adb is not on the PATH of the machine that the phone hangs on")
-        self._begin = [adb, "-s", request.phone]
+        self._begin = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), adb, "-s", request.phone]
         self._end = time.monotonic() + request.deadline_s
         self._request = request
 
@@ -116,6 +124,17 @@ class _Phone:
     def try_shell(self, *words: str) -> tuple[int, str]:
         """Runs a command on the phone; returns its status and what it said."""
         return self._run(("shell", *words))
+
+    def try_program(self, *words: str) -> tuple[int, str]:
+        """Runs a program on the phone, which ends there with the deadline even when this side is gone."""
+        left = max(math.ceil(self._end - time.monotonic()), 1)
+        return self.try_shell("timeout", "-s", "9", str(left), *words)
+
+    def clean_up(self, place: str) -> None:
+        """Removes a folder on the phone, if that can be done."""
+        self._end = max(self._end, time.monotonic() + CLEAN_UP_S)
+        with contextlib.suppress(Lost, CandidateError, DeviceError):
+            self.try_shell("rm", "-r", place)
 
     def _run(self, words: tuple[str, ...]) -> tuple[int, str]:
         left = self._end - time.monotonic()
@@ -184,7 +203,7 @@ _TAKERS: dict[str, Callable[[_Phone, Request, str, str], list[float]]] = {
 
 
 def _benchmark(phone: _Phone, *words: str) -> str:
-    status, said = phone.try_shell(*words)
+    status, said = phone.try_program(*words)
     if status:
         code = f"crash:signal{status - 128}" if 128 < status < 160 else f"crash:exit{status}"
         raise CandidateError(code, f"{os.path.basename(words[0])}: {_last(said)}")
