@@ -35,6 +35,8 @@ PROCESSES = 8
 RUNS = 50
 """Timed inferences of one start."""
 MAX_OUTPUT_BYTES = 1 << 20
+THROTTLED = 2
+"""Android's thermal status (THERMAL_STATUS_MODERATE) from which the phone slows down."""
 CLEAN_UP_S = 5.0
 """Time in which the files on the phone are removed, whether or not the deadline has passed."""
 
@@ -86,7 +88,9 @@ def work_on_phone(request: Request, model: Path) -> dict[str, Any]:
         phone.shell("mkdir", place)
         phone.call("push", str(path), there)
         take = _TAKERS[request.runtime]
+        before = phone.thermal_status()
         blocks = [take(phone, request, there, f"{place}/{start}") for start in range(PROCESSES)]
+        heat = [status for status in (before, phone.thermal_status()) if status is not None]
     finally:
         phone.clean_up(place)
     return {
@@ -94,7 +98,7 @@ def work_on_phone(request: Request, model: Path) -> dict[str, Any]:
         "disturbance": [],
         "warmup": 0,
         "process": 0,
-        "conditions": {"threads": request.threads, **phone.conditions()},
+        "conditions": {"threads": request.threads, **(_heat(max(heat)) if heat else {})},
         "fingerprint": {**phone.fingerprint(), "precision": request.precision},
     }
 
@@ -170,11 +174,16 @@ class _Phone:
         program = said.split(" ")[0][:12] if not status else "unknown"
         return {**found, "serial": self._request.phone, self._request.runtime: f"program {_plain(program)}"}
 
-    def conditions(self) -> dict[str, Any]:
-        """The phone's own word on its heat: 0 is none, 2 and more slow it down (Android's ThermalStatus)."""
+    def thermal_status(self) -> int | None:
+        """The phone's own word on its heat, 0 is none (Android's ThermalStatus); None where it says nothing."""
         status, said = self.try_shell("dumpsys", "thermalservice")
         match = re.search(r"Thermal Status: (\d)", said)
-        return {"thermal_status": int(match[1])} if match and not status else {}
+        return int(match[1]) if match and not status else None
+
+
+def _heat(status: int) -> dict[str, Any]:
+    """What the conditions say of a thermal status; one that slows the phone down disturbs the measurement."""
+    return {"thermal_status": status, "throttled": status >= THROTTLED}
 
 
 def _perf_test(phone: _Phone, request: Request, model: str, out: str) -> list[float]:

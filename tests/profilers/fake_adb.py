@@ -85,7 +85,9 @@ def shell(words: list[str], how: str) -> None:
     elif words[:2] == ["rm", "-r"]:
         shutil.rmtree(there(words[2]))
     elif words[0] == "dumpsys":
-        print("IsStatusOverride: false\nThermal Status: 0")
+        runs = (STATE / "calls").read_text().count('"timeout"')
+        hot = how == "hot before" and not runs or how == "hot after" and runs
+        print(f"IsStatusOverride: false\nThermal Status: {2 if hot else 1}")
     elif words[0] == PERF:
         perf_test(words, how)
     elif words[0] == LITERT:
