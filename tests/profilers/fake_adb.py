@@ -86,7 +86,7 @@ def shell(words: list[str], how: str) -> None:
         shutil.rmtree(there(words[2]))
     elif words[0] == "dumpsys":
         runs = (STATE / "calls").read_text().count('"timeout"')
-        hot = how == "hot before" and not runs or how == "hot after" and runs
+        hot = (how == "hot before" and not runs) or (how == "hot after" and runs)
         print(f"IsStatusOverride: false\nThermal Status: {2 if hot else 1}")
     elif words[0] == PERF:
         perf_test(words, how)
