@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -92,6 +93,14 @@ def test_the_lease_is_free_after_a_death(tmp_path: Path, death: str) -> None:
     timer.join()
     assert 0 < freed - died[0] < 2.0
     finish(first, kill=True)
+
+
+def test_a_sign_of_life_comes_at_once(tmp_path: Path) -> None:
+    process = ask(fake(tmp_path / "log", 60.0), alive_s=60.0)
+    assert process.stdout
+    assert select.select([process.stdout], [], [], 30.0)[0], "not only after 60 s"
+    assert os.read(process.stdout.fileno(), 10) == b" "
+    finish(process, kill=True)
 
 
 def test_a_wait_has_an_end(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_a_spoiled_file_of_devices(text: str, capsys: pytest.CaptureFixture[str]
         (["add", ";id", "ssh:pi5"], 2, "NAME"),
         (["add", "../x", "ssh:pi5"], 2, "NAME"),
         (["add", "onnxruntime", "ssh:pi5"], 2, "runtime of this machine"),
+        (["add", "ethos-u55-128", "ssh:pi5"], 2, "runtime of this machine"),
         (["add", "pi5", "pi5.local"], 2, "not a host"),
         (["add", "pi5", "ssh:;id"], 4, "not a destination"),
         (["add", "pi5", "ssh:-oProxyCommand=touch x"], 4, "not a destination"),
