@@ -47,6 +47,8 @@ CHUNK_BYTES = 8 << 20
 """Samples that go over the wire at once."""
 ANSWER_FLOATS = 150_000
 """Outputs that come back at once."""
+LARGEST_DRIFT = 0.1
+"""Share by which the golden network's latency may differ from that of the day the device was added."""
 _TAIL_BYTES = 4096
 
 
@@ -68,6 +70,7 @@ class RemoteProfiler(Profiler):
         idle_s: longest silence of the other side.
         backoff_s: waits before it is tried again.
         meter: a stated power, from which the energy is estimated; with any other the energy is missing.
+        golden_ms: what the golden network took when the device was added; None where that is not known.
     """
 
     here: ClassVar[bool] = False
@@ -89,10 +92,12 @@ class RemoteProfiler(Profiler):
         idle_s: float = IDLE_S,
         backoff_s: Sequence[float] = BACKOFF_S,
         meter: Mapping[str, Any] | None = None,
+        golden_ms: float | None = None,
     ) -> None:
         self._meter = None if meter is None or meter["use"] == NONE else dict(meter)
         self.command, self.host, self.deadline_s = list(command), host, deadline_s
         self.runtime, self.threads, self.precision = runtime, threads, precision
+        self._golden_ms = golden_ms
         self._idle_s, self._backoff_s = idle_s, tuple(backoff_s)
         self._fixed = {
             "runtime": runtime,
@@ -198,9 +203,10 @@ class RemoteProfiler(Profiler):
                         check(told)
                         return told
                     except CandidateError as error:
-                        if not _may_be_the_device(error) or self._healthy():
+                        sick = self._sick() if _may_be_the_device(error) else ""
+                        if not sick:
                             raise
-                        why = f"the golden network does not run either after '{error}'"
+                        why = f"{sick} after '{error}'"
                 except Lost as lost:  # of the request, of its answer, or of the golden network
                     why = str(lost)
                     if lost.final:
@@ -215,8 +221,10 @@ class RemoteProfiler(Profiler):
             return get_runtime(self.runtime).suffix == ".onnx"
         return False
 
-    def _healthy(self) -> bool:
-        """True when a golden network runs on the device, or, where there is none, the device answers.
+    def _sick(self) -> str:
+        """Says in words what is wrong with the device; empty when a golden network runs there as fast as it used to.
+
+        Where there is no golden network, it is enough that the device answers.
 
         Raises:
             Lost: the device does not answer.
@@ -224,12 +232,15 @@ class RemoteProfiler(Profiler):
         try:
             if not self.has_golden:
                 self._exchange("fingerprint", None, self.deadline_s, None)
-                return True
+                return ""
             with golden_on_disk() as path:
-                self._exchange("measure", path, self.deadline_s, None)
+                told: Measurement = self._exchange("measure", path, self.deadline_s, None)["measurement"]
         except CandidateError:
-            return False
-        return True
+            return "the golden network does not run either"
+        usual = self._golden_ms
+        if usual is None or told.quality == "noisy" or abs(told.latency_ms / usual - 1) <= LARGEST_DRIFT:
+            return ""
+        return f"the golden network takes {told.latency_ms:.4g} ms, and took {usual:.4g} ms when the device was added,"
 
     def _exchange(self, do: str, path: Path | None, deadline_s: float, x: Any) -> dict[str, Any]:
         """One connection: a request and its answer.

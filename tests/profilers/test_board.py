@@ -221,15 +221,15 @@ def test_what_goes_wrong_there_is_told(raised: str, kind: type[Exception], says:
         assert "\n" not in str(told.value)
 
 
-def crashing(tmp_path: Path, golden_too: bool) -> list[str]:
-    """A board on which every model crashes, or every one but the golden network."""
+def crashing(tmp_path: Path, golden_too: bool, conditions: str = "{}") -> list[str]:
+    """A board on which every model crashes, or every one but the golden network, which takes a millisecond."""
     code = (
         "import hwnas.profilers.board as board\nfrom hwnas.spaces.errors import CandidateError\n"
         "from hwnas.profilers.golden import golden_model\n"
         "def work(request, model, samples):\n"
         f" if {golden_too} or model.read_bytes() != golden_model(): raise CandidateError('crash:SIGSEGV', 'x')\n"
         " told = {'blocks': [[1.0]], 'disturbance': [], 'warmup': 0, 'process': 1}\n"
-        " return {**told, 'conditions': {}, 'fingerprint': {}}\n"
+        f" return {{**told, 'conditions': {conditions}, 'fingerprint': {{}}}}\n"
         "board.main(work)"
     )
     return [sys.executable, "-c", code]
@@ -250,6 +250,27 @@ def test_a_crash_is_the_candidates_when_the_golden_network_runs(tmp_path: Path) 
         for _ in range(2):
             with pytest.raises(CandidateError, match="crash:SIGSEGV"):
                 profiler.measure(another_model(tmp_path))
+
+
+@pytest.mark.parametrize(("golden_ms", "conditions"), [(1.05, "{}"), (0.95, "{}"), (2.0, "{'throttled': True}")])
+def test_a_crash_is_the_candidates_when_the_golden_network_is_as_fast_as_ever_or_disturbed(
+    tmp_path: Path, golden_ms: float, conditions: str
+) -> None:
+    board = crashing(tmp_path, False, conditions)
+    with (
+        RemoteProfiler(board, "here", backoff_s=(), golden_ms=golden_ms) as profiler,
+        pytest.raises(CandidateError, match="crash:SIGSEGV"),
+    ):
+        profiler.measure(another_model(tmp_path))
+
+
+@pytest.mark.parametrize("golden_ms", [0.8, 1.2])
+def test_a_crash_is_the_devices_when_the_golden_network_takes_another_time(tmp_path: Path, golden_ms: float) -> None:
+    with (
+        RemoteProfiler(crashing(tmp_path, False), "here", backoff_s=(), golden_ms=golden_ms) as profiler,
+        pytest.raises(DeviceError, match=rf"takes 1 ms, and took {golden_ms} ms when .*quarantine"),
+    ):
+        profiler.measure(another_model(tmp_path))
 
 
 def test_a_crash_is_the_devices_when_the_golden_network_crashes_too(tmp_path: Path) -> None:

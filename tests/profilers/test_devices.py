@@ -31,8 +31,27 @@ def test_the_file_of_devices(configuration: Path) -> None:
     write_devices({"pi5": device})
     assert devices_path() == configuration / "hwnas" / "devices.json"
     assert read_devices() == {"pi5": device}
-    assert how_to_open("ssh:pi@pi5.local") == {"python": "/opt/py/bin/python3"}
-    assert how_to_open("ssh:other") == {} == how_to_open("local")
+    known = {"python": "/opt/py/bin/python3", "golden_ms": 1.5}
+    assert how_to_open("ssh:pi@pi5.local", "onnxruntime", "fp32", 1) == known
+    for host in ("ssh:other", "local"):
+        assert how_to_open(host, "onnxruntime", "fp32", 1) == {}
+
+
+def test_devices_of_one_host() -> None:
+    write_devices(
+        {
+            "a": KnownDevice("ssh:pi5", "ncnn", python="/a/python3", golden_ms=1.0),
+            "b": KnownDevice("ssh:pi5", "openvino", python="/b/python3", golden_ms=2.0),
+            "c": KnownDevice("ssh:pi5", "openvino", precision="bf16", python="/c/python3", golden_ms=3.0),
+            "d": KnownDevice("ssh:pi5", "openvino", threads=4, python="/d/python3", golden_ms=4.0),
+        }
+    )
+    assert how_to_open("ssh:pi5", "ncnn", "fp32", 1) == {"python": "/a/python3", "golden_ms": 1.0}
+    assert how_to_open("ssh:pi5", "openvino", "fp32", 1) == {"python": "/b/python3", "golden_ms": 2.0}
+    assert how_to_open("ssh:pi5", "openvino", "bf16", 1) == {"python": "/c/python3", "golden_ms": 3.0}
+    assert how_to_open("ssh:pi5", "openvino", "fp32", 4) == {"python": "/d/python3", "golden_ms": 4.0}
+    assert how_to_open("ssh:pi5", "openvino", "int8", 2) == {"python": "/b/python3"}, "its golden network differs"
+    assert how_to_open("ssh:pi5", "onnxruntime", "fp32", 1) == {}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +67,7 @@ def test_the_file_of_devices(configuration: Path) -> None:
         '{"schema_version": 1, "devices": {"../x": {"host": "ssh:a"}}}',
         '{"schema_version": 1, "devices": {"pi5": {"host": 1}}}',
         '{"schema_version": 1, "devices": {"pi5": {"host": "ssh:a", "threads": "1"}}}',
+        '{"schema_version": 1, "devices": {"pi5": {"host": "ssh:a", "golden_ms": "1"}}}',
         '{"schema_version": 1, "devices": {"pi5": {"host": "ssh:a", "more": 1}}}',
     ],
 )
