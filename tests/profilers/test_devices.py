@@ -113,6 +113,28 @@ def test_an_unknown_device_of_profile(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "did you mean 'pi5'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("threads", "code"), [([], 4), (["--threads", "4"], 4), (["--threads", "1"], 2)])
+def test_threads_of_an_added_device_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: list[str], code: int
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(golden_model())
+    write_devices({"pi5": KnownDevice("ssh:;id", threads=4)})  # not a destination: nothing is asked
+    assert main(["profile", str(path), "--device", "pi5", *threads]) == code
+    assert ("'pi5' was added with 4" if code == 2 else "not a destination") in capsys.readouterr().err
+
+
+def test_a_meter_of_a_board_is_not_looked_for_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(golden_model())
+    write_devices({"pi5": KnownDevice("ssh:;id")})
+    words = ["profile", str(path), "--meter", f"csv:path={tmp_path / 'none.csv'}", "--device", "pi5"]
+    assert main(words) == 4
+    assert "not a destination" in capsys.readouterr().err, "the board's side is reached"
+    assert main([*words, "--device", "onnxruntime"]) == 4
+    assert "none.csv" in capsys.readouterr().err
+
+
 def test_from_add_to_remove(board: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add = ["devices", "add", "pi5", board.host, "--python", sys.executable]
     assert main(add) == 4
