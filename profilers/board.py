@@ -190,6 +190,8 @@ class _Watch:
         with self._lock:
             self._end = time.monotonic() + seconds
             self._alive_s = alive_s
+            with contextlib.suppress(OSError):  # who is gone shows at standard input
+                os.write(self._answers, b" ")  # the other side need not wait for the thread
 
     def end(self) -> None:
         """The answer is on its way: nothing may stand between its bytes."""

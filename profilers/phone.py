@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,6 +35,16 @@ PROCESSES = 8
 RUNS = 50
 """Timed inferences of one start."""
 MAX_OUTPUT_BYTES = 1 << 20
+THROTTLED = 2
+"""Android's thermal status (THERMAL_STATUS_MODERATE) from which the phone slows down."""
+CLEAN_UP_S = 5.0
+"""Time in which the files on the phone are removed, whether or not the deadline has passed."""
+
+_TIED = (
+    'import ctypes,os,sys;getattr(ctypes.CDLL(None),"prctl",lambda *no:0)(1,9,0,0,0);'
+    "os.getppid()==int(sys.argv[1]) or sys.exit(1);os.execv(sys.argv[2],sys.argv[2:])"
+)
+"""Becomes another program that the kernel kills when its parent ends (PR_SET_PDEATHSIG, SIGKILL; prctl is Linux)."""
 
 SUFFIXES = {"onnxruntime": ".onnx", "litert": ".tflite"}
 """Runtime → its model files."""
@@ -77,16 +88,17 @@ def work_on_phone(request: Request, model: Path) -> dict[str, Any]:
         phone.shell("mkdir", place)
         phone.call("push", str(path), there)
         take = _TAKERS[request.runtime]
+        before = phone.thermal_status()
         blocks = [take(phone, request, there, f"{place}/{start}") for start in range(PROCESSES)]
+        heat = [status for status in (before, phone.thermal_status()) if status is not None]
     finally:
-        with contextlib.suppress(Lost, CandidateError, DeviceError):
-            phone.try_shell("rm", "-r", place)
+        phone.clean_up(place)
     return {
         "blocks": blocks,
         "disturbance": [],
         "warmup": 0,
         "process": 0,
-        "conditions": {"threads": request.threads, **phone.conditions()},
+        "conditions": {"threads": request.threads, **(_heat(max(heat)) if heat else {})},
         "fingerprint": {**phone.fingerprint(), "precision": request.precision},
     }
 
@@ -98,7 +110,7 @@ class _Phone:
         adb = shutil.which("adb")
         if adb is None:
             raise DeviceError("adb is not on the PATH of the machine that the phone hangs on")
-        self._begin = [adb, "-s", request.phone]
+        self._begin = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), adb, "-s", request.phone]
         self._end = time.monotonic() + request.deadline_s
         self._request = request
 
@@ -116,6 +128,17 @@ class _Phone:
     def try_shell(self, *words: str) -> tuple[int, str]:
         """Runs a command on the phone; returns its status and what it said."""
         return self._run(("shell", *words))
+
+    def try_program(self, *words: str) -> tuple[int, str]:
+        """Runs a program on the phone, which ends there with the deadline even when this side is gone."""
+        left = max(math.ceil(self._end - time.monotonic()), 1)
+        return self.try_shell("timeout", "-s", "9", str(left), *words)
+
+    def clean_up(self, place: str) -> None:
+        """Removes a folder on the phone, if that can be done."""
+        self._end = max(self._end, time.monotonic() + CLEAN_UP_S)
+        with contextlib.suppress(Lost, CandidateError, DeviceError):
+            self.try_shell("rm", "-r", place)
 
     def _run(self, words: tuple[str, ...]) -> tuple[int, str]:
         left = self._end - time.monotonic()
@@ -151,11 +174,16 @@ class _Phone:
         program = said.split(" ")[0][:12] if not status else "unknown"
         return {**found, "serial": self._request.phone, self._request.runtime: f"program {_plain(program)}"}
 
-    def conditions(self) -> dict[str, Any]:
-        """The phone's own word on its heat: 0 is none, 2 and more slow it down (Android's ThermalStatus)."""
+    def thermal_status(self) -> int | None:
+        """The phone's own word on its heat, 0 is none (Android's ThermalStatus); None where it says nothing."""
         status, said = self.try_shell("dumpsys", "thermalservice")
         match = re.search(r"Thermal Status: (\d)", said)
-        return {"thermal_status": int(match[1])} if match and not status else {}
+        return int(match[1]) if match and not status else None
+
+
+def _heat(status: int) -> dict[str, Any]:
+    """What the conditions say of a thermal status; one that slows the phone down disturbs the measurement."""
+    return {"thermal_status": status, "throttled": status >= THROTTLED}
 
 
 def _perf_test(phone: _Phone, request: Request, model: str, out: str) -> list[float]:
@@ -184,7 +212,7 @@ _TAKERS: dict[str, Callable[[_Phone, Request, str, str], list[float]]] = {
 
 
 def _benchmark(phone: _Phone, *words: str) -> str:
-    status, said = phone.try_shell(*words)
+    status, said = phone.try_program(*words)
     if status:
         code = f"crash:signal{status - 128}" if 128 < status < 160 else f"crash:exit{status}"
         raise CandidateError(code, f"{os.path.basename(words[0])}: {_last(said)}")

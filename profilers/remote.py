@@ -16,8 +16,9 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -46,6 +47,8 @@ CHUNK_BYTES = 8 << 20
 """Samples that go over the wire at once."""
 ANSWER_FLOATS = 150_000
 """Outputs that come back at once."""
+LARGEST_DRIFT = 0.1
+"""Share by which the golden network's latency may differ from that of the day the device was added."""
 _TAIL_BYTES = 4096
 
 
@@ -67,6 +70,7 @@ class RemoteProfiler(Profiler):
         idle_s: longest silence of the other side.
         backoff_s: waits before it is tried again.
         meter: a stated power, from which the energy is estimated; with any other the energy is missing.
+        golden_ms: what the golden network took when the device was added; None where that is not known.
     """
 
     here: ClassVar[bool] = False
@@ -88,11 +92,13 @@ class RemoteProfiler(Profiler):
         idle_s: float = IDLE_S,
         backoff_s: Sequence[float] = BACKOFF_S,
         meter: Mapping[str, Any] | None = None,
+        golden_ms: float | None = None,
     ) -> None:
         self._meter = None if meter is None or meter["use"] == NONE else dict(meter)
         self.tells_energy = self._meter is not None
         self.command, self.host, self.deadline_s = list(command), host, deadline_s
         self.runtime, self.threads, self.precision = runtime, threads, precision
+        self._golden_ms = golden_ms
         self._idle_s, self._backoff_s = idle_s, tuple(backoff_s)
         self._fixed = {
             "runtime": runtime,
@@ -136,9 +142,8 @@ class RemoteProfiler(Profiler):
         while place < len(samples):
             size = max(samples[place : place + 1].nbytes, 1)
             part = samples[place : place + max(min(most, CHUNK_BYTES // size), 1)]
-            told = self._ask("run", path, deadline_s, part)
-            if told["shape"][0] != len(part):
-                raise DeviceError(f"{self.host}: bad_result: {told['shape'][0]} outputs for {len(part)} samples")
+            first = results[0].shape[1:] if results else None
+            told = self._ask("run", path, deadline_s, part, partial(_check_outputs, len(part), first))
             results.append(np.frombuffer(told["data"], "<f4").reshape(told["shape"]))
             place += len(part)
             most = max(ANSWER_FLOATS // max(results[-1][0].size, 1), 1)
@@ -173,8 +178,15 @@ class RemoteProfiler(Profiler):
         self._closing.set()
         self._kill()
 
-    def _ask(self, do: str, path: Path | None = None, deadline_s: float | None = None, x: Any = None) -> dict[str, Any]:
-        """Asks, and asks again where the device was lost.
+    def _ask(
+        self,
+        do: str,
+        path: Path | None = None,
+        deadline_s: float | None = None,
+        x: Any = None,
+        check: Callable[[dict[str, Any]], None] = lambda told: None,
+    ) -> dict[str, Any]:
+        """Asks, and asks again where the device was lost or `check` raises Lost for the answer.
 
         Raises:
             CandidateError: the candidate fails there.
@@ -188,12 +200,16 @@ class RemoteProfiler(Profiler):
                 if self._closing.wait(pause):
                     raise DeviceError(f"{self.host}: closed during a call")
                 try:
-                    return self._exchange(do, path, deadline_s or self.deadline_s, x)
-                except CandidateError as error:
-                    if not _may_be_the_device(error) or self._healthy():
-                        raise
-                    why = f"the golden network does not run either after '{error}'"
-                except Lost as lost:
+                    try:
+                        told = self._exchange(do, path, deadline_s or self.deadline_s, x)
+                        check(told)
+                        return told
+                    except CandidateError as error:
+                        sick = self._sick() if _may_be_the_device(error) else ""
+                        if not sick:
+                            raise
+                        why = f"{sick} after '{error}'"
+                except Lost as lost:  # of the request, of its answer, or of the golden network
                     why = str(lost)
                     if lost.final:
                         break
@@ -207,8 +223,10 @@ class RemoteProfiler(Profiler):
             return get_runtime(self.runtime).suffix == ".onnx"
         return False
 
-    def _healthy(self) -> bool:
-        """True when a golden network runs on the device, or, where there is none, the device answers.
+    def _sick(self) -> str:
+        """Says in words what is wrong with the device; empty when a golden network runs there as fast as it used to.
+
+        Where there is no golden network, it is enough that the device answers.
 
         Raises:
             Lost: the device does not answer.
@@ -216,12 +234,15 @@ class RemoteProfiler(Profiler):
         try:
             if not self.has_golden:
                 self._exchange("fingerprint", None, self.deadline_s, None)
-                return True
+                return ""
             with golden_on_disk() as path:
-                self._exchange("measure", path, self.deadline_s, None)
+                told: Measurement = self._exchange("measure", path, self.deadline_s, None)["measurement"]
         except CandidateError:
-            return False
-        return True
+            return "the golden network does not run either"
+        usual = self._golden_ms
+        if usual is None or told.quality == "noisy" or abs(told.latency_ms / usual - 1) <= LARGEST_DRIFT:
+            return ""
+        return f"the golden network takes {told.latency_ms:.4g} ms, and took {usual:.4g} ms when the device was added,"
 
     def _exchange(self, do: str, path: Path | None, deadline_s: float, x: Any) -> dict[str, Any]:
         """One connection: a request and its answer.
@@ -410,6 +431,15 @@ def _samples(path: Path) -> Any:
     if not len(samples):
         raise DataError(f"{path}: no samples")
     return samples
+
+
+def _check_outputs(samples: int, first: tuple[int, ...] | None, told: dict[str, Any]) -> None:
+    """Raises BadAnswer unless there is an output for each sample, of the shape of the first answer's."""
+    count, *shape = told["shape"]
+    if count != samples:
+        raise BadAnswer(f"{count} outputs for {samples} samples")
+    if first is not None and tuple(shape) != first:
+        raise BadAnswer(f"outputs of shape {tuple(shape)} after outputs of shape {first}")
 
 
 @contextlib.contextmanager

@@ -46,11 +46,11 @@ class KnownDevice:
     golden_ms: float | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def how(self) -> dict[str, Any]:
+    def how(self, precision: str, threads: int) -> dict[str, Any]:
         """What `open_profiler` has to know beside host, runtime, threads and precision."""
         phone = {"tool": self.tool, "allow_tcp": self.allow_tcp} if self.host.startswith("adb:") else {}
-        return {"python": self.python, **phone}
+        same = (precision, threads) == (self.precision, self.threads)  # else the golden network takes another time
+        return {"python": self.python, **phone, **({"golden_ms": self.golden_ms} if same and self.golden_ms else {})}
 
     def open(self, precision: str | None = None, meter: Mapping[str, Any] | None = None) -> Profiler:
         """Returns its profiler.
@@ -60,8 +60,9 @@ class KnownDevice:
         """
         from ..profilers import open_profiler
 
-        how = {"host": self.host, "meter": meter, **self.how}
-        return open_profiler(self.runtime, self.threads, precision or self.precision, **how)
+        precision = precision or self.precision
+        how = {"host": self.host, "meter": meter, **self.how(precision, self.threads)}
+        return open_profiler(self.runtime, self.threads, precision, **how)
 
     def found(self, golden_ms: float | None, fingerprint: Mapping[str, Any]) -> KnownDevice:
         """Returns it with what was found out about it."""
@@ -94,6 +95,8 @@ def read_devices() -> dict[str, KnownDevice]:
                 raise ValueError(f"the entry '{name[:64]}'")
             if type(device.threads) is not int or type(device.allow_tcp) is not bool:
                 raise ValueError(f"the entry '{name[:64]}'")
+            if device.golden_ms is not None and not (type(device.golden_ms) is float and device.golden_ms > 0):
+                raise ValueError(f"the entry '{name[:64]}'")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
@@ -111,8 +114,13 @@ def write_devices(devices: Mapping[str, KnownDevice]) -> None:
     write_json(devices_path(), {"schema_version": SCHEMA_VERSION, "devices": entries})
 
 
-def how_to_open(host: str) -> dict[str, Any]:
-    """Returns what the user's file knows of a host that a study file names."""
+def how_to_open(host: str, runtime: str, precision: str, threads: int) -> dict[str, Any]:
+    """Returns what the user's file knows of a device that a study file names: of its host and runtime.
+
+    Of several, that of the same precision counts, and among those that of as many threads.
+    """
     if host == "local":
         return {}
-    return next((device.how for device in read_devices().values() if device.host == host), {})
+    known = [device for device in read_devices().values() if (device.host, device.runtime) == (host, runtime)]
+    known.sort(key=lambda device: (device.precision != precision, device.threads != threads))
+    return known[0].how(precision, threads) if known else {}

@@ -89,7 +89,7 @@ class Device:
         self._quiet = quiet
         self._meter = str(spec.meter["use"])
         how: dict[str, Any] = {"host": spec.host, "deadline_s": run.trial_timeout, "log": folder / "run.log"}
-        how |= how_to_open(spec.host)
+        how |= how_to_open(spec.host, spec.runtime, spec.precision, spec.threads)
         profiler = open_profiler(spec.runtime, spec.threads, spec.precision, meter=spec.meter, **how)
         self._profiler = Stored(profiler, MeasurementStore(), ask=run.reuse)
         self._lock = threading.Lock()

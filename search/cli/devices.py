@@ -141,12 +141,12 @@ def remove(name: str) -> None:
 
 
 def _check_name(name: str) -> None:
-    from ...profilers import runtime_names
+    from ...profilers import estimated_names, runtime_names
     from ..study_fields import NAME
 
     if not NAME.fullmatch(name):
         raise UsageError("NAME: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")
-    if name in ("local", *runtime_names()):
+    if name in ("local", *runtime_names(), *estimated_names()):
         raise UsageError(f"NAME: '{name}' means a runtime of this machine: choose another")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError, did_you_mean
 from .common import allow_code, as_json, next_command, print_json, say
@@ -68,7 +69,10 @@ def command(
     """
     from .profiled import Profiled, print_profiles
 
-    named, options = [_named(device) for device in devices], _meter(meter)
+    named = [_named(device) for device in devices]
+    if click.get_current_context().get_parameter_source("threads") is not ParameterSource.DEFAULT:
+        _check_threads(named, threads)
+    options = _meter(meter, here=any(device.known is None for device in named))
     with contextlib.ExitStack() as stack:
         source = _source(model, shape, allow_code, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-profile-")))
@@ -88,8 +92,23 @@ def command(
     return code
 
 
-def _meter(text: str) -> dict[str, Any]:
-    """Reads NAME[:OPTION=VALUE,...], and opens a meter that was named: one that is not there is told at once."""
+def _check_threads(named: list[_Device], threads: int) -> None:
+    """Refuses a number of threads that an added device does not have: it keeps that with which it was added."""
+    for device in named:
+        if device.known is not None and device.known.threads != threads:
+            raise UsageError(
+                f"--threads {threads}: '{device.name}' was added with {device.known.threads}; add it under another "
+                f"name with --threads {threads}, or leave --threads out"
+            )
+
+
+def _meter(text: str, here: bool) -> dict[str, Any]:
+    """Reads NAME[:OPTION=VALUE,...], and opens a meter that was named: one that is not there is told at once.
+
+    Args:
+        text: what was given.
+        here: a device of this machine is measured; meters of others are not looked for here.
+    """
     from ...profilers import open_meter
     from ...profilers.meter import AUTO, NONE, stated_watts
 
@@ -100,7 +119,7 @@ def _meter(text: str) -> dict[str, Any]:
         if not equals or key == "use":
             raise UsageError(f"--meter: '{part}' is not OPTION=VALUE, e.g. csv:path=log.csv")
         options[key] = _plain(value)
-    if name not in (AUTO, NONE) and stated_watts(options) is None:
+    if name not in (AUTO, NONE) and stated_watts(options) is None and here:
         open_meter(options).close()
     return options
 

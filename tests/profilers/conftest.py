@@ -208,10 +208,14 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBoard
     )
     monkeypatch.setenv("HWNAS_SSH", " ".join(made.ssh))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+    async def stop_listening() -> None:
+        server.close()
+
     try:
         yield made
     finally:
-        server.close()
+        loop.run(stop_listening())  # in the loop's thread: connections that end meanwhile touch the server too
         for pid in made.pids:
             try:
                 os.killpg(pid, signal.SIGKILL)

@@ -65,6 +65,11 @@ def benchmark_model(words: list[str], how: str) -> None:
 
 
 def shell(words: list[str], how: str) -> None:
+    if words[:3] == ["timeout", "-s", "9"]:
+        assert int(words[3]) > 0
+        words = words[4:]
+        if how == "hang there":
+            time.sleep(60)
     if words[0] == "echo":
         print(*words[1:])
     elif words[0] == "getprop":
@@ -80,7 +85,9 @@ def shell(words: list[str], how: str) -> None:
     elif words[:2] == ["rm", "-r"]:
         shutil.rmtree(there(words[2]))
     elif words[0] == "dumpsys":
-        print("IsStatusOverride: false\nThermal Status: 0")
+        runs = (STATE / "calls").read_text().count('"timeout"')
+        hot = (how == "hot before" and not runs) or (how == "hot after" and runs)
+        print(f"IsStatusOverride: false\nThermal Status: {2 if hot else 1}")
     elif words[0] == PERF:
         perf_test(words, how)
     elif words[0] == LITERT:
@@ -91,6 +98,7 @@ def shell(words: list[str], how: str) -> None:
 
 def main() -> None:
     words = sys.argv[1:]
+    (STATE / "pid").write_text(str(os.getpid()))
     with (STATE / "calls").open("a") as calls:
         calls.write(json.dumps(words) + "\n")
     how = mode()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from hwnas.profilers.adb import open_phone, parse_phone
 from hwnas.profilers.golden import golden_model
 from hwnas.profilers.remote import RemoteProfiler
+from hwnas.profilers.wire import Request
 from hwnas.spaces.errors import CandidateError, DeviceError
 
 HERE = Path(__file__).parent
@@ -73,10 +76,20 @@ def test_the_whole_way(phone: FakePhone, golden: Path) -> None:
         told = profiler.measure(golden)
         assert len(told.blocks) == 8 and len(told.blocks[0]) == 50
         assert 1.5 < told.median_ms < 1.6
-        assert told.conditions and told.conditions["thermal_status"] == 0
+        assert told.conditions and told.conditions["thermal_status"] == 1 and not told.conditions["throttled"]
+        assert told.quality == "ok", told.disturbances
         assert not profiler.gives_outputs
     assert all(call[:2] == ["-s", "SERIAL1"] for call in phone.calls)
     assert phone.files == [], "nothing is left on the phone"
+
+
+@pytest.mark.parametrize("how", ["hot before", "hot after"])
+def test_a_hot_phone_disturbs_the_measurement(phone: FakePhone, golden: Path, how: str) -> None:
+    phone.mode(how)
+    with profiler_of() as profiler:
+        told = profiler.measure(golden)
+    assert told.conditions and told.conditions["thermal_status"] == 2
+    assert told.quality == "noisy" and told.disturbances == ("the processor was throttled",)
 
 
 @pytest.mark.parametrize(("how", "median"), [("", 1.5), ("old", 1.5)])
@@ -129,6 +142,51 @@ def test_a_phone_that_hangs(phone: FakePhone, golden: Path) -> None:
     with profiler_of(deadline_s=1.0, backoff_s=()) as profiler, pytest.raises(DeviceError, match="timeout"):
         profiler.measure(golden)
     assert time.monotonic() - start < 20
+
+
+def test_a_program_that_hangs_leaves_nothing_on_the_phone(phone: FakePhone, golden: Path) -> None:
+    phone.mode("hang there")
+    with profiler_of(deadline_s=3.0, backoff_s=()) as profiler, pytest.raises(DeviceError, match="golden"):
+        profiler.measure(golden)
+    programs = [call for call in phone.calls if TOOL in call and "timeout" in call]
+    assert programs and all(call[2:6] == ["shell", "timeout", "-s", "9"] for call in programs)
+    assert all(1 <= int(call[6]) <= 3 for call in programs), "the phone ends the program with the deadline"
+    assert phone.files == []
+
+
+@pytest.mark.parametrize("death", ["client", "board"])
+def test_adb_ends_with_the_board(phone: FakePhone, golden: Path, death: str) -> None:
+    model = golden.read_bytes()
+    request = Request(
+        "0" * 32,
+        "measure",
+        phone="SERIAL1",
+        tool=TOOL,
+        model_bytes=len(model),
+        model_sha256=hashlib.sha256(model).hexdigest(),
+    )
+    phone.mode("hang there")
+    command = [sys.executable, "-P", "-m", "hwnas.profilers.board"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert process.stdin
+    process.stdin.write(request.frame() + model)
+    process.stdin.flush()
+    end = time.monotonic() + 30
+    while not any("timeout" in call for call in phone.calls):
+        assert time.monotonic() < end, "the program was not started"
+        time.sleep(0.02)
+    adb = Path("/proc", (phone.folder / "pid").read_text())
+    assert b"fake_adb" in (adb / "cmdline").read_bytes()
+    if death == "client":
+        process.stdin.close()  # all that a board sees of a client that is gone
+    else:
+        process.kill()
+        process.stdin.close()
+    start = time.monotonic()
+    while adb.exists():
+        assert time.monotonic() - start < 2.0, "adb goes on"
+        time.sleep(0.01)
+    process.wait(10)
 
 
 def test_a_phone_that_says_too_much(phone: FakePhone, golden: Path) -> None:

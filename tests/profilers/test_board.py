@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from hwnas.profilers.bundle import bundle
@@ -91,6 +93,14 @@ def test_the_lease_is_free_after_a_death(tmp_path: Path, death: str) -> None:
     timer.join()
     assert 0 < freed - died[0] < 2.0
     finish(first, kill=True)
+
+
+def test_a_sign_of_life_comes_at_once(tmp_path: Path) -> None:
+    process = ask(fake(tmp_path / "log", 60.0), alive_s=60.0)
+    assert process.stdout
+    assert select.select([process.stdout], [], [], 30.0)[0], "not only after 60 s"
+    assert os.read(process.stdout.fileno(), 10) == b" "
+    finish(process, kill=True)
 
 
 def test_a_wait_has_an_end(tmp_path: Path) -> None:
@@ -211,15 +221,15 @@ def test_what_goes_wrong_there_is_told(raised: str, kind: type[Exception], says:
         assert "\n" not in str(told.value)
 
 
-def crashing(tmp_path: Path, golden_too: bool) -> list[str]:
-    """A board on which every model crashes, or every one but the golden network."""
+def crashing(tmp_path: Path, golden_too: bool, conditions: str = "{}") -> list[str]:
+    """A board on which every model crashes, or every one but the golden network, which takes a millisecond."""
     code = (
         "import hwnas.profilers.board as board\nfrom hwnas.spaces.errors import CandidateError\n"
         "from hwnas.profilers.golden import golden_model\n"
         "def work(request, model, samples):\n"
         f" if {golden_too} or model.read_bytes() != golden_model(): raise CandidateError('crash:SIGSEGV', 'x')\n"
         " told = {'blocks': [[1.0]], 'disturbance': [], 'warmup': 0, 'process': 1}\n"
-        " return {**told, 'conditions': {}, 'fingerprint': {}}\n"
+        f" return {{**told, 'conditions': {conditions}, 'fingerprint': {{}}}}\n"
         "board.main(work)"
     )
     return [sys.executable, "-c", code]
@@ -242,12 +252,75 @@ def test_a_crash_is_the_candidates_when_the_golden_network_runs(tmp_path: Path) 
                 profiler.measure(another_model(tmp_path))
 
 
+@pytest.mark.parametrize(("golden_ms", "conditions"), [(1.05, "{}"), (0.95, "{}"), (2.0, "{'throttled': True}")])
+def test_a_crash_is_the_candidates_when_the_golden_network_is_as_fast_as_ever_or_disturbed(
+    tmp_path: Path, golden_ms: float, conditions: str
+) -> None:
+    board = crashing(tmp_path, False, conditions)
+    with (
+        RemoteProfiler(board, "here", backoff_s=(), golden_ms=golden_ms) as profiler,
+        pytest.raises(CandidateError, match="crash:SIGSEGV"),
+    ):
+        profiler.measure(another_model(tmp_path))
+
+
+@pytest.mark.parametrize("golden_ms", [0.8, 1.2])
+def test_a_crash_is_the_devices_when_the_golden_network_takes_another_time(tmp_path: Path, golden_ms: float) -> None:
+    with (
+        RemoteProfiler(crashing(tmp_path, False), "here", backoff_s=(), golden_ms=golden_ms) as profiler,
+        pytest.raises(DeviceError, match=rf"takes 1 ms, and took {golden_ms} ms when .*quarantine"),
+    ):
+        profiler.measure(another_model(tmp_path))
+
+
 def test_a_crash_is_the_devices_when_the_golden_network_crashes_too(tmp_path: Path) -> None:
     with (
         RemoteProfiler(crashing(tmp_path, True), "here", backoff_s=(0.01,)) as profiler,
         pytest.raises(DeviceError, match=r"golden network does not run either after 'crash:SIGSEGV: x'; .*quarantine"),
     ):
         profiler.measure(another_model(tmp_path))
+
+
+def answering_by_turns(tmp_path: Path, *turns: str) -> list[str]:
+    """A board that does the n-th word of `turns` with the n-th request, and the last with all further ones."""
+    code = (
+        "import hwnas.profilers.board as board, base64, os, pathlib\nfrom hwnas.spaces.errors import CandidateError\n"
+        f"turns, count = {turns!r}, pathlib.Path({str(tmp_path / 'turns')!r})\n"
+        "def work(request, model, samples):\n"
+        " turn = int(count.read_text()) if count.exists() else 0\n"
+        " count.write_text(str(turn + 1))\n"
+        " what = turns[min(turn, len(turns) - 1)]\n"
+        " if what == 'crash': raise CandidateError('crash:SIGSEGV', 'x')\n"
+        " if what == 'gone': os._exit(1)\n"
+        " shape = [request.shape[0], int(what)]\n"
+        " return {'shape': shape, 'data': base64.b64encode(bytes(4 * shape[0] * shape[1])).decode()}\n"
+        "board.main(work)"
+    )
+    return [sys.executable, "-c", code]
+
+
+def test_a_device_that_is_lost_while_the_golden_network_runs(tmp_path: Path) -> None:
+    board = answering_by_turns(tmp_path, "crash", "gone")
+    with (
+        RemoteProfiler(board, "here", backoff_s=(0.01,)) as profiler,
+        pytest.raises(DeviceError, match=r"here: the runner ended without an answer .*quarantine"),
+    ):
+        profiler.measure(another_model(tmp_path))
+    assert (tmp_path / "turns").read_text() == "3", "the model, the golden network, and the model once more"
+
+
+def test_outputs_of_another_shape_are_asked_for_again(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((100, 1, 2, 2), np.float32))
+    with RemoteProfiler(answering_by_turns(tmp_path, "10", "11", "10"), "here", backoff_s=(0.01,)) as profiler:
+        assert profiler.run(another_model(tmp_path), tmp_path / "x.npy").shape == (100, 10)
+    (tmp_path / "turns").unlink()
+    with (
+        RemoteProfiler(answering_by_turns(tmp_path, "10", "11"), "here", backoff_s=(0.01,)) as profiler,
+        pytest.raises(
+            DeviceError, match=r"bad_result: outputs of shape \(11,\) after outputs of shape \(10,\); .*quar"
+        ),
+    ):
+        profiler.run(another_model(tmp_path), tmp_path / "x.npy")
 
 
 def test_the_lock_of_a_removed_file_keeps_nobody_out(runtime_folder: Path) -> None:

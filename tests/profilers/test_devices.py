@@ -31,8 +31,27 @@ def test_the_file_of_devices(configuration: Path) -> None:
     write_devices({"pi5": device})
     assert devices_path() == configuration / "hwnas" / "devices.json"
     assert read_devices() == {"pi5": device}
-    assert how_to_open("ssh:pi@pi5.local") == {"python": "/opt/py/bin/python3"}
-    assert how_to_open("ssh:other") == {} == how_to_open("local")
+    known = {"python": "/opt/py/bin/python3", "golden_ms": 1.5}
+    assert how_to_open("ssh:pi@pi5.local", "onnxruntime", "fp32", 1) == known
+    for host in ("ssh:other", "local"):
+        assert how_to_open(host, "onnxruntime", "fp32", 1) == {}
+
+
+def test_devices_of_one_host() -> None:
+    write_devices(
+        {
+            "a": KnownDevice("ssh:pi5", "ncnn", python="/a/python3", golden_ms=1.0),
+            "b": KnownDevice("ssh:pi5", "openvino", python="/b/python3", golden_ms=2.0),
+            "c": KnownDevice("ssh:pi5", "openvino", precision="bf16", python="/c/python3", golden_ms=3.0),
+            "d": KnownDevice("ssh:pi5", "openvino", threads=4, python="/d/python3", golden_ms=4.0),
+        }
+    )
+    assert how_to_open("ssh:pi5", "ncnn", "fp32", 1) == {"python": "/a/python3", "golden_ms": 1.0}
+    assert how_to_open("ssh:pi5", "openvino", "fp32", 1) == {"python": "/b/python3", "golden_ms": 2.0}
+    assert how_to_open("ssh:pi5", "openvino", "bf16", 1) == {"python": "/c/python3", "golden_ms": 3.0}
+    assert how_to_open("ssh:pi5", "openvino", "fp32", 4) == {"python": "/d/python3", "golden_ms": 4.0}
+    assert how_to_open("ssh:pi5", "openvino", "int8", 2) == {"python": "/b/python3"}, "its golden network differs"
+    assert how_to_open("ssh:pi5", "onnxruntime", "fp32", 1) == {}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +67,7 @@ def test_the_file_of_devices(configuration: Path) -> None:
         '{"schema_version": 1, "devices": {"../x": {"host": "ssh:a"}}}',
         '{"schema_version": 1, "devices": {"pi5": {"host": 1}}}',
         '{"schema_version": 1, "devices": {"pi5": {"host": "ssh:a", "threads": "1"}}}',
+        '{"schema_version": 1, "devices": {"pi5": {"host": "ssh:a", "golden_ms": "1"}}}',
         '{"schema_version": 1, "devices": {"pi5": {"host": "ssh:a", "more": 1}}}',
     ],
 )
@@ -66,6 +86,7 @@ def test_a_spoiled_file_of_devices(text: str, capsys: pytest.CaptureFixture[str]
         (["add", ";id", "ssh:pi5"], 2, "NAME"),
         (["add", "../x", "ssh:pi5"], 2, "NAME"),
         (["add", "onnxruntime", "ssh:pi5"], 2, "runtime of this machine"),
+        (["add", "ethos-u55-128", "ssh:pi5"], 2, "runtime of this machine"),
         (["add", "pi5", "pi5.local"], 2, "not a host"),
         (["add", "pi5", "ssh:;id"], 4, "not a destination"),
         (["add", "pi5", "ssh:-oProxyCommand=touch x"], 4, "not a destination"),
@@ -90,6 +111,28 @@ def test_an_unknown_device_of_profile(tmp_path: Path, capsys: pytest.CaptureFixt
     write_devices({"pi5": KnownDevice("ssh:nowhere.invalid")})
     assert main(["profile", str(path), "--device", "pi4"]) == 4
     assert "did you mean 'pi5'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("threads", "code"), [([], 4), (["--threads", "4"], 4), (["--threads", "1"], 2)])
+def test_threads_of_an_added_device_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: list[str], code: int
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(golden_model())
+    write_devices({"pi5": KnownDevice("ssh:;id", threads=4)})  # not a destination: nothing is asked
+    assert main(["profile", str(path), "--device", "pi5", *threads]) == code
+    assert ("'pi5' was added with 4" if code == 2 else "not a destination") in capsys.readouterr().err
+
+
+def test_a_meter_of_a_board_is_not_looked_for_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(golden_model())
+    write_devices({"pi5": KnownDevice("ssh:;id")})
+    words = ["profile", str(path), "--meter", f"csv:path={tmp_path / 'none.csv'}", "--device", "pi5"]
+    assert main(words) == 4
+    assert "not a destination" in capsys.readouterr().err, "the board's side is reached"
+    assert main([*words, "--device", "onnxruntime"]) == 4
+    assert "none.csv" in capsys.readouterr().err
 
 
 def test_from_add_to_remove(board: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
