@@ -88,19 +88,19 @@ def _nvml() -> type[Meter]:
     return NvmlMeter
 
 
-def _adb() -> type[Meter]:
-    from .power import AdbBatteryMeter
-
-    return AdbBatteryMeter
-
-
 def _csv() -> type[Meter]:
     from .meter_log import CsvMeter
 
     return CsvMeter
 
 
-_METERS: dict[str, Callable[[], type[Meter]]] = {"rapl": _rapl, "ina": _ina, "nvml": _nvml, "adb": _adb, "csv": _csv}
+_METERS: dict[str, Callable[[], type[Meter]]] = {"rapl": _rapl, "ina": _ina, "nvml": _nvml, "csv": _csv}
+
+_WITHDRAWN = {
+    "adb": "meter 'adb' is withdrawn: a phone's battery tells nothing of this machine, and adb needs the network, "
+    "which measuring processes have not"
+}
+"""Names that are no longer meters, with the reason."""
 
 
 def meter_names() -> tuple[str, ...]:
@@ -113,10 +113,12 @@ def find_meter(name: str) -> type[Meter]:
 
     Raises:
         UsageError: there is none of that name.
-        DeviceError: the plug-in of that name cannot be loaded.
+        DeviceError: it is withdrawn, or the plug-in of that name cannot be loaded.
     """
     if name in _METERS:
         return _METERS[name]()
+    if name in _WITHDRAWN:
+        raise DeviceError(_WITHDRAWN[name])
     plugins = _plugins()
     if name not in plugins:
         raise UsageError(f"unknown meter '{name[:64]}'{did_you_mean(name, [AUTO, NONE, MODEL, *_METERS, *plugins])}")
