@@ -132,7 +132,7 @@ class _Window:
         return self.total_mj / self.seconds / 1e3
 
 
-def measured_energy(infer: Callable[[], object], options: Mapping[str, Any]) -> Energy:
+def measured_energy(infer: Callable[[], object], options: Mapping[str, Any], runtime: str = "") -> Energy:
     """Opens a meter, takes the energy of `infer`, and closes it; whatever fails is a missing energy with its reason.
 
     Raises:
@@ -140,7 +140,7 @@ def measured_energy(infer: Callable[[], object], options: Mapping[str, Any]) -> 
     """
     name = str(options["use"])
     try:
-        meter = open_meter(options)
+        meter = open_meter(options, runtime)
     except DeviceError as error:
         return Energy("missing", name, reason=str(error))
     try:

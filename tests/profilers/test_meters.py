@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hwnas.profilers import Meter, find_meter, meter_names, open_meter
+from hwnas.profilers import Availability, Meter, find_meter, meter_names, open_meter
 from hwnas.profilers.counters import NvmlMeter, RaplMeter
+from hwnas.profilers.energy import measured_energy
 from hwnas.profilers.meter import meter_help
 from hwnas.profilers.meter_log import CsvMeter
 from hwnas.profilers.power import InaMeter, integral_mj
@@ -99,6 +100,21 @@ def test_adb_is_withdrawn_and_says_why() -> None:
     with pytest.raises(DeviceError, match=r"'adb' is withdrawn: .*needs the network") as raised:
         open_meter({"use": "adb", "serial": "R5CR30"})
     assert raised.value.exit_code == 4 and "\n" not in str(raised.value)
+
+
+def test_auto_takes_no_meter_of_the_processor_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_powercap(tmp_path / "laptop")
+    monkeypatch.setattr("hwnas.profilers.counters.POWERCAP", root)
+    monkeypatch.setattr(RaplMeter.__init__, "__defaults__", (root,))
+    monkeypatch.setattr(NvmlMeter, "available", lambda: Availability(False, missing="no NVIDIA driver", install="one"))
+    assert open_meter({"use": "auto"}, "torch").name == "rapl"
+    with pytest.raises(DeviceError, match="no energy meter of torch-cuda's GPU: nvml: no NVIDIA driver"):
+        open_meter({"use": "auto"}, "torch-cuda")
+    told = measured_energy(lambda: None, {"use": "auto"}, "torch-cuda")
+    assert told.source == "missing" and "torch-cuda's GPU" in told.reason
+    monkeypatch.setattr(NvmlMeter, "available", lambda: Availability(True))
+    monkeypatch.setattr(NvmlMeter, "_library", staticmethod(lambda: RecordedNvml([8_112_345_678])))
+    assert open_meter({"use": "auto"}, "torch-cuda").name == "nvml"
 
 
 # --- RAPL
