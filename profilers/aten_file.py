@@ -7,8 +7,8 @@ sizes are evaluated as Python. Here the tensors are those of safetensors, whose 
     {"inputs": [[1, 3, 32, 32]], "calls": [{"op": "aten.relu.default", "args": [{"value": "x"}], "name": "v0"}, …],
      "outputs": [{"value": "v7"}]}
 
-What runs when a file is loaded: a function is generated that calls operators of ATen by name, each of which is checked
-to be one that returns what it computes from tensors, and writes over nothing.
+What runs when a file is loaded: a function is generated that calls operators of ATen by name, each of which must be one
+of `aten.OPERATORS`: many others crash on, or read beyond, what they are given.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..spaces.errors import CandidateError
+from .aten import OPERATORS
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +34,10 @@ FORMAT = "hwnas-aten-1"
 
 _OPERATOR = re.compile(r"aten\.([A-Za-z0-9_]+)\.([A-Za-z0-9_]+)")
 _WEIGHT = re.compile(r"c[0-9]{1,9}")
-_MAKERS = frozenset({"arange", "full", "ones", "scalar_tensor", "zeros"})
-"""Operators that read no tensor, and are allowed all the same; others could read files."""
 _GETITEM = "getitem"
+_TYPES = frozenset({"float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"})
+_FORMATS = frozenset({"contiguous_format", "preserve_format", "channels_last", "channels_last_3d", "strided"})
+"""Types, and orders in memory, that a file may name; none is sparse or quantised."""
 
 
 def write_aten(module: torch.fx.GraphModule, example: torch.Tensor, path: Path) -> None:
@@ -96,6 +98,9 @@ def _module(graph: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> to
     for call in graph["calls"]:
         args, kwargs = _revived(call["args"], values), _revived(call["kwargs"], values, mapping=True)
         target = _operator(call["op"], kwargs)
+        if target is torch.ops.aten.scaled_dot_product_attention.default:
+            named = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
+            made.call_function(_check_attention, (named["key"], named["value"]))
         values[str(call["name"])] = made.call_function(target, tuple(args), kwargs)
     made.output(tuple(_revived(graph["outputs"], values)))
     return torch.fx.GraphModule(root, made)
@@ -117,6 +122,7 @@ def _operator(name: str, kwargs: Mapping[str, Any]) -> Callable[..., Any]:
     """Returns an operator that is safe to call.
 
     Raises:
+        CandidateError: `export`, it is not one of `OPERATORS`.
         ValueError: there is none of that name, or it may not be called.
     """
     import torch
@@ -124,17 +130,25 @@ def _operator(name: str, kwargs: Mapping[str, Any]) -> Callable[..., Any]:
     if name == _GETITEM and not kwargs:
         return operator.getitem
     parts = _OPERATOR.fullmatch(name)
-    packet = getattr(torch.ops.aten, parts[1], None) if parts else None
-    found = getattr(packet, parts[2], None) if parts and packet is not None else None
+    if not parts:
+        raise ValueError(f"there is no operator {name!r}")
+    if OPERATORS.isdisjoint({parts[1], f"{parts[1]}.{parts[2]}"}):
+        raise CandidateError("export", f"the torch runtime does not know aten::{parts[1]}"[:200])
+    found = getattr(getattr(torch.ops.aten, parts[1]), parts[2], None)
     if not isinstance(found, torch._ops.OpOverload):
         raise ValueError(f"there is no operator {name!r}")
     schema = found._schema
-    reads = [str(item.type) for item in schema.arguments[:1]]
-    if schema.is_mutable or (reads not in (["Tensor"], ["List[Tensor]"]) and schema.name[6:] not in _MAKERS):
+    if schema.is_mutable or not {str(item.type) for item in schema.returns} <= {"Tensor", "List[Tensor]"}:
         raise ValueError(f"operator {name!r} may not be called from a file")
     if not {item.name for item in schema.arguments}.issuperset(kwargs):
         raise ValueError(f"operator {name!r} has no such arguments: {sorted(kwargs)}")
     return found
+
+
+def _check_attention(key: torch.Tensor, value: torch.Tensor) -> None:
+    """Refuses attention with fewer values than keys: that of torch 2.13 reads beyond them."""
+    if key.shape[:-1] != value.shape[:-1]:
+        raise ValueError(f"attention with keys {tuple(key.shape)} and values {tuple(value.shape)}")
 
 
 def _plain(value: Any, names: Mapping[Any, str]) -> Any:
@@ -175,10 +189,9 @@ def _revived(told: Any, values: Mapping[str, Any], *, mapping: bool = False) -> 
         return float(item)
     if kind == "device":
         return None  # where the weights are
-    found = getattr(torch, item) if kind == "torch" else None
-    if not isinstance(found, torch.dtype | torch.memory_format | torch.layout):
+    if kind != "torch" or item not in _TYPES | _FORMATS:
         raise ValueError(f"no argument is written {told!r}"[:200])
-    return found
+    return getattr(torch, item)
 
 
 def _pairs(told: Any) -> Iterable[tuple[Any, Any]]:

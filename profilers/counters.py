@@ -105,8 +105,8 @@ def _number(path: Path) -> int:
 class NvmlMeter(Meter):
     """The energy counter of one NVIDIA GPU (Volta or newer), whole board.
 
-    It counts whatever runs on that GPU and nothing of the processor, so `auto` never takes it. It is renewed every 20
-    to 100 ms (Yang et al., "Part-time Power Measurements", 2023).
+    It counts whatever runs on that GPU and nothing of the processor, so `auto` takes it for runtimes on a GPU alone. It
+    is renewed every 20 to 100 ms (Yang et al., "Part-time Power Measurements", 2023).
 
     Args:
         gpu: its number.

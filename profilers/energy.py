@@ -30,6 +30,9 @@ INTERVALS = 20
 STEPS = 50
 """... and moves its counter by at least this many of its smallest steps."""
 
+PACED = 0.8
+"""Part of the intervals that are enough when the pace turns out to be slower than it was."""
+
 LEAST_S, MOST_S = 0.2, 4.0
 """Shortest and longest window."""
 
@@ -129,7 +132,7 @@ class _Window:
         return self.total_mj / self.seconds / 1e3
 
 
-def measured_energy(infer: Callable[[], object], options: Mapping[str, Any]) -> Energy:
+def measured_energy(infer: Callable[[], object], options: Mapping[str, Any], runtime: str = "") -> Energy:
     """Opens a meter, takes the energy of `infer`, and closes it; whatever fails is a missing energy with its reason.
 
     Raises:
@@ -137,7 +140,7 @@ def measured_energy(infer: Callable[[], object], options: Mapping[str, Any]) -> 
     """
     name = str(options["use"])
     try:
-        meter = open_meter(options)
+        meter = open_meter(options, runtime)
     except DeviceError as error:
         return Energy("missing", name, reason=str(error))
     try:
@@ -166,12 +169,12 @@ def measure_energy(
         return Energy("missing", meter.name, getattr(meter, "covers", ""), reason=str(error))
 
 
-def estimated_energy(watts: float, low_ms: float, median_ms: float, high_ms: float) -> Energy:
+def estimated_energy(watts: float, low_ms: float, latency_ms: float, high_ms: float) -> Energy:
     """Returns a stated power times the latency: W x ms = mJ."""
     return Energy(
         "estimated",
         MODEL,
-        energy_mj=watts * median_ms,
+        energy_mj=watts * latency_ms,
         low_mj=watts * low_ms,
         high_mj=watts * high_ms,
         reason=f"a stated power of {watts:g} W x latency",
@@ -225,19 +228,25 @@ def _long_enough(busy: Callable[[float], _Window], meter: Meter) -> float:
     Raises:
         DeviceError: it does not, in the longest window.
     """
-    window_s = min(max(LEAST_S, INTERVALS * meter.interval_s), MOST_S)
+    window_s = _paced(meter)
     while True:
         moved = busy(window_s).total_mj
-        if moved > 0 and moved >= STEPS * meter.resolution_mj:
+        far = moved > 0 and moved >= STEPS * meter.resolution_mj
+        if far and window_s >= PACED * _paced(meter):
             return window_s
         if window_s >= MOST_S:
             break
-        window_s = min(4 * window_s, MOST_S)
+        window_s = _paced(meter) if far else min(4 * window_s, MOST_S)
     if moved == 0:
         raise DeviceError(f"meter '{meter.name}' stayed at the same value for {MOST_S:g} s of work")
     raise DeviceError(
         f"meter '{meter.name}' is too coarse: {moved:.3g} mJ in {MOST_S:g} s, with steps of {meter.resolution_mj:g} mJ"
     )
+
+
+def _paced(meter: Meter) -> float:
+    """Returns the shortest window for a meter's pace, in s; that of a log is known better with every window."""
+    return min(max(LEAST_S, INTERVALS * meter.interval_s), MOST_S)
 
 
 def _window(meter: Meter, work: Callable[[], int], clock: Callable[[], float]) -> _Window:

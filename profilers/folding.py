@@ -61,7 +61,7 @@ class _Folding:
             if node.op == "placeholder" and node.name not in self._constants:
                 self._made[node] = self._graph.placeholder("x")
             elif node.op == "call_function":
-                self._made[node] = self._folded(node) or self._copied(node)
+                self._made[node] = self._folded(node) or self._normalised(node) or self._copied(node)
             elif node.op == "output":
                 self._graph.output(torch.fx.map_arg(node.args[0], self._value))
         self._graph.eliminate_dead_code()
@@ -90,6 +90,18 @@ class _Folding:
         target: Callable[..., Any] = node.target  # type: ignore[assignment]  # of a call it is no text
         target = aten.reshape.default if target is aten.view.default else target  # a view depends on the layout
         return self._graph.call_function(target, args, kwargs)
+
+    def _normalised(self, node: torch.fx.Node) -> Any:
+        """Returns the batch norm that checks its sizes, for the value of the native one, which does not; else None."""
+        import torch
+
+        aten = torch.ops.aten
+        norm = node.args[0] if node.target is operator.getitem and node.args[1] == 0 else None
+        if not isinstance(norm, torch.fx.Node) or norm.target is not aten._native_batch_norm_legit_no_training.default:
+            return None
+        *tensors, momentum, eps = norm.args
+        args = (*torch.fx.map_arg(tensors, self._value), False, momentum, eps, True)
+        return self._graph.call_function(aten.batch_norm.default, args)
 
     def _folded(self, node: torch.fx.Node) -> Any:
         """Returns a convolution with the normalisation behind it folded in, for the normalised value; else None."""

@@ -38,7 +38,7 @@ class Meter(ABC):
     covers: str
     """What it sees, in words: `processor packages`, `the whole board`."""
     automatic: ClassVar[bool] = False
-    """True when it sees the processor of this machine, so that `auto` may take it."""
+    """True when it sees the processor of this machine, so that `auto` may take it for what runs there."""
     resolution_mj: float = 0.0
     """Smallest step of its counter, in mJ; 0 where power is sampled."""
     interval_s: float
@@ -88,19 +88,19 @@ def _nvml() -> type[Meter]:
     return NvmlMeter
 
 
-def _adb() -> type[Meter]:
-    from .power import AdbBatteryMeter
-
-    return AdbBatteryMeter
-
-
 def _csv() -> type[Meter]:
     from .meter_log import CsvMeter
 
     return CsvMeter
 
 
-_METERS: dict[str, Callable[[], type[Meter]]] = {"rapl": _rapl, "ina": _ina, "nvml": _nvml, "adb": _adb, "csv": _csv}
+_METERS: dict[str, Callable[[], type[Meter]]] = {"rapl": _rapl, "ina": _ina, "nvml": _nvml, "csv": _csv}
+
+_WITHDRAWN = {
+    "adb": "meter 'adb' is withdrawn: a phone's battery tells nothing of this machine, and adb needs the network, "
+    "which measuring processes have not"
+}
+"""Names that are no longer meters, with the reason."""
 
 
 def meter_names() -> tuple[str, ...]:
@@ -113,10 +113,12 @@ def find_meter(name: str) -> type[Meter]:
 
     Raises:
         UsageError: there is none of that name.
-        DeviceError: the plug-in of that name cannot be loaded.
+        DeviceError: it is withdrawn, or the plug-in of that name cannot be loaded.
     """
     if name in _METERS:
         return _METERS[name]()
+    if name in _WITHDRAWN:
+        raise DeviceError(_WITHDRAWN[name])
     plugins = _plugins()
     if name not in plugins:
         raise UsageError(f"unknown meter '{name[:64]}'{did_you_mean(name, [AUTO, NONE, MODEL, *_METERS, *plugins])}")
@@ -129,11 +131,12 @@ def find_meter(name: str) -> type[Meter]:
     return found
 
 
-def open_meter(options: Mapping[str, Any]) -> Meter:
+def open_meter(options: Mapping[str, Any], runtime: str = "") -> Meter:
     """Opens a meter.
 
     Args:
         options: `use`, its name or `auto`; the rest are the meter's own.
+        runtime: what runs the model: for one on a GPU, `auto` takes no meter of the processor.
 
     Raises:
         UsageError: no such meter or option.
@@ -141,7 +144,7 @@ def open_meter(options: Mapping[str, Any]) -> Meter:
     """
     own = {key: value for key, value in options.items() if key != "use"}
     if options["use"] == AUTO:
-        return _first_here(own)
+        return _first_here(own, runtime)
     kind = find_meter(options["use"])
     known = inspect.signature(kind).parameters
     for key in own:
@@ -183,9 +186,14 @@ def meter_help() -> str:
     return "; ".join([*told, "a plug-in (entry point hwnas.meters)", "or, as an estimate, {use: model, watts: …}"])
 
 
-def _first_here(own: Mapping[str, Any]) -> Meter:
+def _first_here(own: Mapping[str, Any], runtime: str) -> Meter:
     if own:
         raise UsageError(f"meter 'auto' has no options: name a meter to give it '{next(iter(own))[:64]}'")
+    if runtime.endswith("-cuda"):
+        kind, found = _nvml(), _nvml().available()
+        if not found.ok:
+            raise DeviceError(f"no energy meter of {runtime}'s GPU: nvml: {found.missing} ({found.install})")
+        return kind()
     for kind in (make() for make in _METERS.values()):
         if kind.automatic and kind.available().ok:
             return kind()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
+import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +26,8 @@ VOLTAGES = {"voltage_v": 1.0, "voltage_mv": 1e-3}
 
 POLL_S = 0.05
 LONGEST_LINE = 4096
+LAST_LINES = 50
+"""Lines, at most, that tell the pace."""
 
 
 class CsvMeter(Meter):
@@ -30,7 +35,7 @@ class CsvMeter(Meter):
 
     The first line names the columns: `time_s` or `time_ms`; `power_w` or `power_mw`, or a current and a voltage
     (`current_a`, `current_ma`, `voltage_v`, `voltage_mv`); others are left out. Of what the log held before the meter
-    was opened only the last line is read.
+    was opened only the last line counts; the last ones tell its pace.
 
     The meter's clock and this machine's are brought together in one of two ways. With `marker`, a file such as the
     value of a GPIO pin that is wired to the meter gets 1 at the begin and 0 at the end of every window, and the log's
@@ -41,6 +46,7 @@ class CsvMeter(Meter):
         marker: file to write 1 and 0 to.
         offset_s: the log's clock minus this machine's.
         wait_s: how long to wait for the lines of a window.
+        interval_s: time between two lines, for a log that holds too few to tell its pace.
 
     Raises:
         DeviceError: there is no such file, or its first line does not name such columns.
@@ -48,13 +54,17 @@ class CsvMeter(Meter):
 
     name: ClassVar[str] = "csv"
     covers = "what the external meter is connected to"
-    interval_s = 0.01
 
     def __init__(
-        self, path: Path | str, marker: Path | str | None = None, offset_s: float = 0.0, wait_s: float = 5.0
+        self,
+        path: Path | str,
+        marker: Path | str | None = None,
+        offset_s: float = 0.0,
+        wait_s: float = 5.0,
+        interval_s: float = 0.01,
     ) -> None:
         self._path, self._marker, self._wait_s = Path(path), None if marker is None else Path(marker), float(wait_s)
-        first, last, self._position = _ends(self._path)
+        first, lines, self._position = _ends(self._path)
         self._columns = [name.strip().lower() for name in next(csv.reader([first]), [])]
         self._scales = self._found()
         self._rest, self._fresh = b"", 0
@@ -65,8 +75,9 @@ class CsvMeter(Meter):
         self._marks = 0
         # One look at the clock of the day: if it is set meanwhile, nothing changes.
         self._ahead_s = time.time() - time.monotonic() + float(offset_s)
-        if self._marker is None and last:  # a window that begins before the next line needs the one before
-            self._take(last)
+        self.interval_s = self._pace(lines) or float(interval_s)
+        if self._marker is None and lines:  # a window that begins before the next line needs the one before
+            self._take(lines[-1])
 
     @staticmethod
     def available() -> Availability:
@@ -89,6 +100,7 @@ class CsvMeter(Meter):
             self._read()
             ends = self._on_log(begin), self._on_log(end)
             if ends[0] is not None and ends[1] is not None and self._times and self._times[-1] >= ends[1]:
+                self.interval_s = _median_gap(self._times[-LAST_LINES:]) or self.interval_s
                 return integral_mj(self._times, self._watts, ends[0], ends[1])
             if time.monotonic() > latest:
                 break
@@ -116,6 +128,15 @@ class CsvMeter(Meter):
         if self._marker is not None and "marker" not in self._columns:
             raise DeviceError(f"{self._path}: no column marker in its first line")
         return found
+
+    def _pace(self, lines: Sequence[bytes]) -> float:
+        """Returns the time between two lines in s, 0 when they do not tell it."""
+        column, scale = next((self._columns.index(name), TIMES[name]) for name in self._scales if name in TIMES)
+        try:
+            rows = csv.reader(line.decode(errors="replace") for line in lines)
+            return _median_gap([float(row[column]) * scale for row in rows])
+        except (ValueError, IndexError):  # said where such a line is taken
+            return 0.0
 
     def _read(self) -> None:
         """Takes in the lines that have come."""
@@ -149,8 +170,14 @@ class CsvMeter(Meter):
         self._watts.append(watts)
 
 
-def _ends(path: Path) -> tuple[str, bytes, int]:
-    """Returns the first line of a log, the last whole one after it (or nothing), and where that ends."""
+def _median_gap(times: Sequence[float]) -> float:
+    """Returns the median of the steps forward, 0 when there are none."""
+    gaps = [after - before for before, after in itertools.pairwise(times) if 0 < after - before < math.inf]
+    return statistics.median(gaps) if gaps else 0.0
+
+
+def _ends(path: Path) -> tuple[str, list[bytes], int]:
+    """Returns the first line of a log, the last whole ones after it (or none), and where those end."""
     try:
         with path.open("rb") as file:
             first = file.readline()
@@ -158,6 +185,8 @@ def _ends(path: Path) -> tuple[str, bytes, int]:
             start = file.seek(max(len(first), size - LONGEST_LINE))
             tail = file.read()
             whole = tail[: tail.rfind(b"\n") + 1]
-            return first.decode(errors="replace"), whole.rstrip().rpartition(b"\n")[2], start + len(whole)
+            lines = [line for line in whole.split(b"\n") if line.strip()]
+            torn = start > len(first) and len(lines) > 1  # the first of them may begin in the midst of a line
+            return first.decode(errors="replace"), lines[1 if torn else 0 :][-LAST_LINES:], start + len(whole)
     except OSError as error:
         raise DeviceError(f"meter 'csv': {path} cannot be read: {error.strerror}") from None

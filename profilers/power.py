@@ -5,9 +5,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import math
-import re
-import shutil
-import subprocess
 import threading
 import time
 from abc import abstractmethod
@@ -19,7 +16,7 @@ from ..spaces.errors import DeviceError
 from .meter import Meter
 from .runtime import Availability
 
-__all__ = ["AdbBatteryMeter", "InaMeter", "SampledMeter", "integral_mj"]
+__all__ = ["InaMeter", "SampledMeter", "integral_mj"]
 
 FEWEST_SAMPLES = 4
 """A gap between two samples is at most this part of a window."""
@@ -27,8 +24,6 @@ LATEST_S = 2.0
 """How long to wait for the sample that ends a window."""
 
 HWMON = Path("/sys/class/hwmon")
-_BATTERY = "/sys/class/power_supply/battery"
-_SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 
 def integral_mj(times: Sequence[float], watts: Sequence[float], begin: float, end: float) -> float:
@@ -180,56 +175,3 @@ def _scaled(path: Path) -> float:
         return int(path.read_text(encoding="utf-8", errors="replace")) / 1e3
     except (OSError, ValueError) as error:
         raise DeviceError(f"{path}: {error}") from None
-
-
-class AdbBatteryMeter(SampledMeter):
-    """The battery of an Android phone: current times voltage, asked for over adb.
-
-    Coarse: most phones renew the current some times a second. The phone must not be charging, so adb goes over Wi-Fi,
-    or the USB port must give no power.
-
-    Args:
-        serial: of the phone, as `adb devices` lists it; the only one when left out.
-
-    Raises:
-        DeviceError: no adb, no phone, or it is charging.
-    """
-
-    name: ClassVar[str] = "adb"
-    covers = "the whole phone"
-    interval_s = 0.1
-
-    def __init__(self, serial: str = "") -> None:
-        if serial and not _SERIAL.fullmatch(serial):
-            raise DeviceError(f"{serial[:64]!r} is not the serial of a phone")
-        if shutil.which("adb") is None:
-            raise DeviceError("meter 'adb' needs adb on the path (Android platform tools)")
-        self._command = ["adb", *(["-s", serial] if serial else []), "shell", "cat"]
-        self._command += [f"{_BATTERY}/{name}" for name in ("current_now", "voltage_now", "status")]
-        super().__init__()
-
-    @staticmethod
-    def available() -> Availability:
-        if shutil.which("adb") is None:
-            return Availability(False, missing="no adb", install="install the Android platform tools")
-        return Availability(True)
-
-    def watts(self) -> float:
-        """Returns the power in W; the files hold uA, of either sign, and uV."""
-        try:
-            done = subprocess.run(self._command, capture_output=True, text=True, timeout=LATEST_S, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise DeviceError(f"adb: {error}"[:200]) from None
-        lines = done.stdout.split("\n")
-        if done.returncode or len(lines) < 3:
-            raise DeviceError(f"adb: {' '.join(done.stderr.split()) or 'the phone tells nothing of its battery'}"[:200])
-        if lines[2].strip() != "Discharging":
-            raise DeviceError(
-                f"the phone is {lines[2].strip()[:32].lower()}: its battery tells no energy then; unplug it"
-            )
-        try:
-            return abs(int(lines[0])) * int(lines[1]) / 1e12
-        except ValueError:
-            raise DeviceError(
-                f"the battery's current and voltage are {lines[0][:32]!r} and {lines[1][:32]!r}"
-            ) from None

@@ -72,7 +72,7 @@ def measure(request: Request) -> Request:
     after = conditions()
     here, around = protocol.floor_ms(references), protocol.beside(references)
     usual = min(here, request.get("usual_s") or here)
-    return {
+    found = {
         "blocks": [[value * 1e3 for value in block] for block in blocks],
         "disturbance": [value / usual for value in around],
         "warmup": warmup + len(inputs),
@@ -91,8 +91,10 @@ def measure(request: Request) -> Request:
             **{name: after.get(name) for name in ("loadavg", "cpu_mhz", "celsius") if after.get(name) is not None},
             **used_shares(before, after, request["threads"]),
         },
-        **({"energy": measured_energy(infer, request["meter"]).to_json()} if request.get("meter") else {}),
     }
+    if request.get("meter"):  # last: nothing above sees its windows
+        found["energy"] = measured_energy(infer, request["meter"], request["runtime"]).to_json()
+    return found
 
 
 def graph(request: Request) -> Request:

@@ -60,7 +60,7 @@ def _meter_of(name: str, device: DeviceSpec, *, needed: bool) -> Mapping[str, An
             raise DeviceError(f"meter: none was asked for; what could be: {meter_help()}")
         if stated_watts(device.meter) is not None or device.host != "local":
             return device.meter
-        meter = open_meter(device.meter)
+        meter = open_meter(device.meter, device.runtime)
     except UsageError as error:
         raise MeterUsageError(str(error), ("devices", name, "meter")) from error
     except DeviceError as error:

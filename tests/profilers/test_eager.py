@@ -15,7 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
+from benchmarks.networks import SIDE, make
 from hwnas.profilers import fingerprint, get_runtime
+from hwnas.profilers.aten import OPERATORS
 from hwnas.profilers.aten_file import FORMAT, read_aten
 from hwnas.profilers.eager import TorchEager
 from hwnas.profilers.folding import fold
@@ -58,6 +60,9 @@ def test_a_file_written_by_hand_runs(tmp_path: Path) -> None:
         {"op": "aten.relu.default", "args": [{"torch": "float32", "value": "x"}], "kwargs": {}},
         {"op": 3, "args": [X], "kwargs": {}},
         {"op": "aten.relu.default", "args": [X], "kwargs": []},
+        {"op": "aten.mul.left_t", "args": [[0], 3], "kwargs": {}},
+        {"op": "aten._to_copy.default", "args": [X], "kwargs": {"layout": {"torch": "sparse_coo"}}},
+        {"op": "aten._to_copy.default", "args": [X], "kwargs": {"dtype": {"torch": "quint8"}}},
     ],
     ids=lambda call: str(call["op"]),
 )
@@ -66,6 +71,93 @@ def test_what_a_file_may_not_call(tmp_path: Path, call: dict[str, Any]) -> None:
     with pytest.raises(CandidateError) as raised:
         read_aten(path)
     assert raised.value.code == "export" and len(str(raised.value).splitlines()) == 1
+
+
+ONES = {"value": "c0"}
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        ("_reshape_alias.default", [X, [4000], [1]]),
+        ("_sparse_coo_tensor_unsafe.default", [ONES, ONES, [4000]]),
+        ("_to_dense.default", [X]),
+        ("as_strided.default", [X, [4000], [1]]),
+        ("_native_batch_norm_legit_no_training.default", [X, ONES, ONES, ONES, ONES, 0.1, 1e-5]),
+        ("upsample_nearest2d.default", [X, [4, 4], 1e-30, 1e-30]),
+        ("empty_like.default", [X]),
+        ("resize.default", [X, [4000]]),
+        ("from_file.default", ["/etc/hostname", False, 4]),
+    ],
+)
+def test_operators_that_show_other_memory_are_not_loaded(tmp_path: Path, op: str, args: list[Any]) -> None:
+    path = written(tmp_path / "a.aten", [{"op": f"aten.{op}", "args": args, "kwargs": {}, "name": "v0"}])
+    with pytest.raises(CandidateError) as raised:
+        TorchEager().load(path)
+    assert raised.value.code == "export" and f"does not know aten::{op.partition('.')[0]}" in str(raised.value)
+
+
+def test_attention_does_not_read_beyond_its_values(tmp_path: Path) -> None:
+    heads = {"op": "aten.slice.Tensor", "args": [X, 2, 0, 4], "kwargs": {}, "name": "v1"}
+    attention = {"op": "aten.scaled_dot_product_attention.default", "kwargs": {}, "name": "v0"}
+    x = np.zeros((1, 1, 8, 8), np.float32)
+    path = written(tmp_path / "a.aten", [heads, {**attention, "args": [X, X, X]}])
+    assert TorchEager().load(path)(x).shape == (1, 1, 8, 8)
+    assert [node.op for node in TorchEager().executed_graph(path).nodes] == [
+        "Slice",
+        "aten::scaled_dot_product_attention",
+    ]
+    path = written(tmp_path / "b.aten", [heads, {**attention, "args": [X, X, {"value": "v1"}]}])
+    with pytest.raises(CandidateError, match=r"keys \(1, 1, 8, 8\) and values \(1, 1, 4, 8\)"):
+        TorchEager().load(path)(x)
+
+
+class Strided(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.as_strided([2, 2], [1, 1])
+
+
+def test_operators_that_show_other_memory_are_not_converted(tmp_path: Path) -> None:
+    with pytest.raises(CandidateError, match="the torch runtime does not know aten::as_strided") as raised:
+        TorchEager().convert(Strided(), torch.zeros(1, 1, 8, 8), tmp_path / "a.aten")
+    assert raised.value.code == "export" and not (tmp_path / "a.aten").exists()
+
+
+def test_every_operator_of_the_list_exists() -> None:
+    for name in OPERATORS:
+        packet, _, overload = name.partition(".")
+        assert not overload or hasattr(getattr(torch.ops.aten, packet), overload)
+        assert hasattr(torch.ops.aten, packet)
+
+
+class Shapes(nn.Module):
+    """Activations, norms, pooling, resizing and shapes as networks for images use them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.Sequential(nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True), nn.PReLU(), nn.Hardswish())
+        self.up = nn.Sequential(nn.ConvTranspose2d(4, 4, 2, 2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Mish())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norms(nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")[:, :, 1:-1, 1:-1].roll(1, 2))
+        gate = y.amax((2, 3), keepdim=True).sigmoid() + y.std((2, 3), keepdim=True) + torch.tensor([0.5])
+        left, right = torch.chunk(self.up(y * gate), 2, dim=1)
+        z = torch.stack([left, right], 1).flatten(1, 2).double().to(x.dtype)
+        z = nn.functional.pixel_shuffle(nn.functional.max_pool2d(z, 2), 2) + nn.functional.interpolate(
+            z[:, :1], size=32
+        )
+        return torch.where(z > 0, z, z.clamp(min=-1)).softmax(-1) @ torch.ones_like(z).mT
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "resnet18", "vit", "shapes"])
+def test_usual_networks_are_converted_and_loaded(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    model, side = (Shapes().eval(), 8) if name == "shapes" else (make(name, 0), SIDE)
+    x = torch.randn(1, 4 if name == "shapes" else 3, side, side)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    run = TorchEager().load(TorchEager().convert(model, x, tmp_path / "a.aten"))
+    np.testing.assert_allclose(run(x.numpy()), expected, rtol=1e-3, atol=1e-4 * float(np.abs(expected).max()))
 
 
 def test_other_safetensors_are_no_models(tmp_path: Path) -> None:

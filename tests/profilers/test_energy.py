@@ -17,7 +17,8 @@ from torch import nn
 
 from hwnas.profilers import Availability, Energy, LocalProfiler, Measurement, Meter, get_runtime, open_meter
 from hwnas.profilers.counters import NvmlMeter, RaplMeter
-from hwnas.profilers.energy import LONGEST_S, MOST_S, STEPS, WINDOWS, measure_energy
+from hwnas.profilers.energy import LONGEST_S, MOST_S, STEPS, WINDOWS, estimated_energy, measure_energy
+from hwnas.profilers.meter_log import CsvMeter
 from hwnas.spaces.errors import CandidateError, UsageError
 
 DAY_S = 86_400.0
@@ -247,6 +248,68 @@ def test_a_recorded_gpu() -> None:
     assert told.idle_w == pytest.approx(72.0, rel=0.06)
 
 
+class LoggedWorld(World):
+    """A world whose power an external meter logs at its own pace, on the world's clock."""
+
+    def __init__(self, log: Path, every_s: float, lines_before: int) -> None:
+        super().__init__(idle_w=3.0, busy_w=11.0, each_s=0.01)
+        self.log, self.every_s, self.logged = log, every_s, self.now
+        log.write_text("time_s,power_w\n")
+        for _ in range(lines_before):
+            self.sleep(every_s)
+
+    def infer(self) -> None:
+        super().infer()
+        self.write(self.busy_w)
+
+    def sleep(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            super().sleep(min(self.every_s, end - self.now))
+            self.write(self.idle_w)
+
+    def write(self, watts: float) -> None:
+        """Writes up to one line ahead of now: nothing is waited for on a clock that stands still."""
+        with self.log.open("a") as file:
+            while self.logged <= self.now:
+                self.logged += self.every_s
+                file.write(f"{self.logged:.6f},{watts}\n")
+
+
+class WorldLog(CsvMeter):
+    def __init__(self, world: LoggedWorld, interval_s: float = 0.01) -> None:
+        self.world = world
+        world.now = world.logged
+        super().__init__(world.log, wait_s=0.1, interval_s=interval_s)
+
+    def mark(self) -> float:
+        return self.world.now
+
+
+@pytest.mark.parametrize(("hertz", "window_s"), [(100, 0.2), (10, 2.0), (4, 4.0)])
+def test_windows_are_long_against_the_pace_of_a_log(tmp_path: Path, hertz: int, window_s: float) -> None:
+    world = LoggedWorld(tmp_path / "log.csv", 1 / hertz, lines_before=20)
+    told = world.measure(WorldLog(world))
+    assert told.reason == "" and told.window_s == pytest.approx(window_s, rel=0.01)
+    assert told.energy_mj == pytest.approx(80.0, rel=0.1)  # less by the line of idle power at each begin
+    assert told.low_mj is not None and told.high_mj is not None
+    # one interval at busy power over the inferences of a window, at either end
+    assert told.high_mj - told.low_mj >= 2 * 11e3 / hertz / max(told.repetitions)
+
+
+def test_the_pace_of_an_empty_log_is_given_or_found(tmp_path: Path) -> None:
+    world = LoggedWorld(tmp_path / "log.csv", 0.04, lines_before=0)
+    world.write(3.0)
+    told = world.measure(WorldLog(world))
+    assert told.reason == "" and told.window_s == pytest.approx(0.8, rel=0.01)  # 0.2 s at first
+    world = LoggedWorld(tmp_path / "log.csv", 0.1, lines_before=0)
+    world.write(3.0)
+    assert "silent" in world.measure(WorldLog(world)).reason
+    world = LoggedWorld(tmp_path / "log.csv", 0.1, lines_before=0)
+    world.write(3.0)
+    assert world.measure(WorldLog(world, interval_s=0.1)).window_s == pytest.approx(2.0)
+
+
 # --- answers of a runner
 
 
@@ -314,6 +377,11 @@ def test_without_a_meter_energy_is_missing_and_says_what_helps(model: Path) -> N
     assert told is not None and told.source == "missing" and "no RAPL counter in /nowhere" in told.reason
     with LocalProfiler(attempts=1, budget_s=0.1) as profiler:
         assert profiler.measure(model).energy is None
+
+
+def test_an_estimate_is_of_the_latency() -> None:
+    told = estimated_energy(5.0, low_ms=1.0, latency_ms=2.0, high_ms=4.0)
+    assert (told.low_mj, told.energy_mj, told.high_mj) == (5.0, 10.0, 20.0)
 
 
 def test_an_estimate_is_asked_for_and_never_measured(model: Path) -> None:

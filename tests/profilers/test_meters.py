@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hwnas.profilers import Meter, find_meter, meter_names, open_meter
+from hwnas.profilers import Availability, Meter, find_meter, meter_names, open_meter
 from hwnas.profilers.counters import NvmlMeter, RaplMeter
+from hwnas.profilers.energy import measured_energy
 from hwnas.profilers.meter import meter_help
 from hwnas.profilers.meter_log import CsvMeter
-from hwnas.profilers.power import AdbBatteryMeter, InaMeter, integral_mj
+from hwnas.profilers.power import InaMeter, integral_mj
 from hwnas.spaces.errors import DeviceError, UsageError
 
 Install = Callable[[str, str], None]
@@ -70,20 +71,7 @@ def make_ina(
     return root
 
 
-def install_fake_adb(folder: Path, answer: str, code: int = 0) -> Path:
-    """Writes a program `adb` that keeps its arguments and gives one answer; the folder goes on the path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "answer").write_text(answer)
-    program = folder / "adb"
-    program.write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder}/asked\n'
-        f"{'cat' if code == 0 else 'cat >&2'} < {folder}/answer\nexit {code}\n"
-    )
-    program.chmod(0o755)
-    return folder
-
-
-@pytest.mark.parametrize("name", ["rapl", "ina", "nvml", "adb", "csv"])
+@pytest.mark.parametrize("name", ["rapl", "ina", "nvml", "csv"])
 def test_a_meter_is_here_or_says_what_helps(name: str) -> None:
     kind = find_meter(name)
     found = kind.available()
@@ -105,6 +93,28 @@ def test_what_is_no_meter_is_bad_usage(options: dict[str, Any], says: str) -> No
     with pytest.raises(UsageError) as raised:
         open_meter(options)
     assert says in str(raised.value)
+
+
+def test_adb_is_withdrawn_and_says_why() -> None:
+    assert "adb" not in meter_names() and "adb" not in meter_help()
+    with pytest.raises(DeviceError, match=r"'adb' is withdrawn: .*needs the network") as raised:
+        open_meter({"use": "adb", "serial": "R5CR30"})
+    assert raised.value.exit_code == 4 and "\n" not in str(raised.value)
+
+
+def test_auto_takes_no_meter_of_the_processor_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_powercap(tmp_path / "laptop")
+    monkeypatch.setattr("hwnas.profilers.counters.POWERCAP", root)
+    monkeypatch.setattr(RaplMeter.__init__, "__defaults__", (root,))
+    monkeypatch.setattr(NvmlMeter, "available", lambda: Availability(False, missing="no NVIDIA driver", install="one"))
+    assert open_meter({"use": "auto"}, "torch").name == "rapl"
+    with pytest.raises(DeviceError, match="no energy meter of torch-cuda's GPU: nvml: no NVIDIA driver"):
+        open_meter({"use": "auto"}, "torch-cuda")
+    told = measured_energy(lambda: None, {"use": "auto"}, "torch-cuda")
+    assert told.source == "missing" and "torch-cuda's GPU" in told.reason
+    monkeypatch.setattr(NvmlMeter, "available", lambda: Availability(True))
+    monkeypatch.setattr(NvmlMeter, "_library", staticmethod(lambda: RecordedNvml([8_112_345_678])))
+    assert open_meter({"use": "auto"}, "torch-cuda").name == "nvml"
 
 
 # --- RAPL
@@ -292,52 +302,6 @@ def test_a_sensor_that_is_lost_is_told(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="curr1_input"):
         meter.between_mj(begin, meter.mark())
     meter.close()
-
-
-@pytest.fixture
-def adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return tmp_path / "bin"
-
-
-def test_the_battery_of_a_phone(adb: Path) -> None:
-    install_fake_adb(adb, "-250000\n4000000\nDischarging\n")
-    meter = AdbBatteryMeter("R5CR30")
-    assert meter.watts() == pytest.approx(1.0)
-    folder = "/sys/class/power_supply/battery"
-    asked = (adb / "asked").read_text().split()
-    assert asked == [
-        "-s",
-        "R5CR30",
-        "shell",
-        "cat",
-        *(f"{folder}/{n}" for n in ("current_now", "voltage_now", "status")),
-    ]
-    meter.close()
-
-
-@pytest.mark.parametrize(
-    ("answer", "code", "says"),
-    [
-        ("-250000\n4000000\nCharging\n", 0, "the phone is charging"),
-        ("error: device unauthorized.\n", 1, "device unauthorized"),
-        ("", 0, "tells nothing"),
-        ("cat: Permission denied\n\nDischarging\n", 0, "the battery's current and voltage are 'cat"),
-    ],
-)
-def test_a_phone_that_tells_nothing(adb: Path, answer: str, code: int, says: str) -> None:
-    install_fake_adb(adb, answer, code)
-    with pytest.raises(DeviceError) as raised:
-        AdbBatteryMeter()
-    assert says in str(raised.value)
-
-
-def test_a_serial_is_no_option_and_no_command(adb: Path) -> None:
-    install_fake_adb(adb, "-250000\n4000000\nDischarging\n")
-    for serial in ("-e", "a b", ";id", "$(id)"):
-        with pytest.raises(DeviceError, match="is not the serial"):
-            AdbBatteryMeter(serial)
-    assert not (adb / "asked").exists()
 
 
 # --- the log of an external meter

@@ -83,7 +83,7 @@ def test_without_any_meter_it_says_what_would_help(tmp_path: Path, hwnas: Any, s
     done = hwnas("run", path, cwd=tmp_path)
     [line] = done.stderr.strip().splitlines()
     assert done.returncode == 4
-    for word in ("rapl: ", "ina: ", "nvml: ", "adb: ", "csv: ", "hwnas.meters", "{use: model, watts: …}"):
+    for word in ("rapl: ", "ina: ", "nvml: ", "csv: ", "hwnas.meters", "{use: model, watts: …}"):
         assert word in line
 
 
@@ -243,12 +243,14 @@ def test_profile_without_the_named_meter_ends_at_once(tmp_path: Path, hwnas: Any
     (tmp_path / "model.onnx").write_bytes(b"")
     absent = hwnas("profile", "model.onnx", "--meter", "rapl:path=/nowhere", cwd=tmp_path)
     assert absent.returncode == 4 and absent.stdout == "" and len(absent.stderr.strip().splitlines()) == 1
+    withdrawn = hwnas("profile", "model.onnx", "--meter", "adb", cwd=tmp_path)
+    assert withdrawn.returncode == 4 and "'adb' is withdrawn" in withdrawn.stderr
 
 
 def test_doctor_lists_the_meters(tmp_path: Path, hwnas: Any, install_meter: Callable[[str, str], None]) -> None:
     install_meter("import nothing_of_that_name", "broken = broken_meter:No")
     told = json.loads(hwnas("doctor", "--json", cwd=tmp_path).stdout)["meters"]
-    assert list(told)[:5] == ["rapl", "ina", "nvml", "adb", "csv"]
+    assert list(told)[:4] == ["rapl", "ina", "nvml", "csv"]
     assert "cannot be loaded" in told.pop("broken")["missing"]
     assert all(found["ok"] or (found["missing"] and found["install"]) for found in told.values())
     assert "rapl" in hwnas("doctor", cwd=tmp_path).stdout
