@@ -48,6 +48,7 @@ _NAMES = {
     "add": "Add",
     "addmm": "Gemm",
     "avg_pool2d": "AveragePool",
+    "batch_norm": "BatchNormalization",
     "bmm": "MatMul",
     "cat": "Concat",
     "chunk": "Split",
