@@ -273,25 +273,29 @@ def pool(taken: Sequence[Measurement]) -> Measurement:
         scales += [scale] * size
     ratios = [ratio for item in taken for ratio in item.disturbance]
     last = {name: value for name, value in parts[-1].items() if name != "blocks"}
-    return replace(
+    pooled = replace(
         taken[-1],
         blocks=tuple(block for item in taken for block in item.blocks),
         disturbance=tuple(ratio * scale for ratio, scale in zip(ratios, scales, strict=True)) if ratios else (),
         conditions={**last, "parts": parts} if len(parts) > 1 else last,
-        energy=_pooled_energy(taken),
     )
+    return replace(pooled, energy=_pooled_energy(taken, pooled))
 
 
-def _pooled_energy(taken: Sequence[Measurement]) -> Energy | None:
-    """The middle one of those measured, as wide as they differ; else what was estimated, for the first latency; else
-    why it is missing."""
+def _pooled_energy(taken: Sequence[Measurement], pooled: Measurement) -> Energy | None:
+    """The middle one of those measured, as wide as they differ; else an estimate, of the pooled latency; else a reason."""
     told = [item.energy for item in taken if item.energy is not None]
     measured = sorted((one for one in told if one.source == "measured"), key=lambda one: one.energy_mj or 0.0)
     if measured:
         low = min(one.low_mj or 0.0 for one in measured)
         high = max(one.high_mj or 0.0 for one in measured)
         return replace(measured[(len(measured) - 1) // 2], low_mj=low, high_mj=high)
-    return next((one for one in told if one.source == "estimated"), told[0] if told else None)
+    for item in taken:
+        if item.energy is not None and item.energy.source == "estimated":
+            watts = (item.energy.energy_mj or 0.0) / item.latency_ms
+            low, middle, high = (watts * end for end in (pooled.low_ms, pooled.latency_ms, pooled.high_ms))
+            return replace(item.energy, energy_mj=middle, low_mj=low, high_mj=high)
+    return told[0] if told else None
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:

@@ -159,6 +159,15 @@ def test_energy_that_was_measured_counts(
     assert (pooled.low_mj, pooled.high_mj) == (pytest.approx(ends) if value else ends)
 
 
+def test_an_estimate_is_of_the_pooled_latency() -> None:
+    def estimated(value: float) -> Measurement:
+        told = Energy("estimated", "model", energy_mj=5 * value, low_mj=4.9 * value, high_mj=5.1 * value, reason="5 W")
+        return replace(attempt(value), energy=told)
+
+    pooled = pool([estimated(1.2), estimated(1.0)])
+    assert pooled.energy is not None and pooled.energy.energy_mj == pytest.approx(5 * pooled.latency_ms)
+
+
 HOSTILE = [
     {},
     {"blocks": []},
