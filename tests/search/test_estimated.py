@@ -125,7 +125,7 @@ def test_a_tflite_file_is_profiled_as_it_is(tmp_path: Path, capsys: pytest.Captu
     code, out, _ = profiled("--device", "ethos-u55-128", "--layers")
     assert code == 0 and "estimated by the vendor's tool, not measured" in out and "Gemm" in out
     code, _, err = profiled("--device", "onnxruntime")
-    assert code == 2 and "does not run TFLite files" in err
+    assert code == 2 and "does not run .tflite files" in err
     path.write_bytes(path.read_bytes()[:99])
     code, _, err = profiled("--device", "litert")
     assert code == 65 and "export: litert cannot load" in err
