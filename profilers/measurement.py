@@ -283,7 +283,7 @@ def pool(taken: Sequence[Measurement]) -> Measurement:
 
 
 def _pooled_energy(taken: Sequence[Measurement], pooled: Measurement) -> Energy | None:
-    """The middle one of those measured, as wide as they differ; else an estimate, of the pooled latency; or a reason."""
+    """The middle one of those measured, as wide as they differ; else an estimate, of the pooled latency."""
     told = [item.energy for item in taken if item.energy is not None]
     measured = sorted((one for one in told if one.source == "measured"), key=lambda one: one.energy_mj or 0.0)
     if measured:
