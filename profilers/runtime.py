@@ -273,74 +273,20 @@ def stored_as(precision: str) -> Literal["fp32", "int8"]:
     return "int8" if precision == "int8" else "fp32"
 
 
-def _onnxruntime() -> type[Runtime]:
-    from .ort import OnnxRuntime
-
-    return OnnxRuntime
-
-
-def _openvino() -> type[Runtime]:
-    from .ov import OpenVino
-
-    return OpenVino
-
-
-def _ncnn() -> type[Runtime]:
-    from .ncnn_runtime import Ncnn
-
-    return Ncnn
-
-
-def _mnn() -> type[Runtime]:
-    from .mnn import Mnn
-
-    return Mnn
-
-
-def _executorch() -> type[Runtime]:
-    from .et import ExecuTorch
-
-    return ExecuTorch
-
-
-def _torch() -> type[Runtime]:
-    from .eager import TorchEager
-
-    return TorchEager
-
-
-def _torch_cuda() -> type[Runtime]:
-    from .eager import TorchCuda
-
-    return TorchCuda
-
-
-def _litert() -> type[Runtime]:
-    from .litert import LiteRt
-
-    return LiteRt
-
-
-_RUNTIMES: dict[str, Callable[[], type[Runtime]]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-    "litert": _litert,
-    "ncnn": _ncnn,
-    "mnn": _mnn,
-    "executorch": _executorch,
-    "torch": _torch,
-    "torch-cuda": _torch_cuda,
+_RUNTIMES = {
+    "onnxruntime": ("ort", "OnnxRuntime"),
+    "openvino": ("ov", "OpenVino"),
+    "litert": ("litert", "LiteRt"),
+    "ncnn": ("ncnn_runtime", "Ncnn"),
+    "mnn": ("mnn", "Mnn"),
+    "executorch": ("et", "ExecuTorch"),
+    "torch": ("eager", "TorchEager"),
+    "torch-cuda": ("eager", "TorchCuda"),
 }
+"""Name → module of this folder and class in it; imported when it is asked for."""
 
-
-def _ethos_u() -> type[Runtime]:
-    from .ethos_u import EthosU
-
-    return EthosU
-
-
-_ESTIMATED: dict[str, Callable[[], type[Runtime]]] = {
-    f"ethos-{name}": _ethos_u
+_ESTIMATED = {
+    f"ethos-{name}": ("ethos_u", "EthosU")
     for name in (
         *(f"u55-{macs}" for macs in (32, 64, 128, 256)),
         *(f"u65-{macs}" for macs in (256, 512)),
@@ -372,4 +318,6 @@ def get_runtime(name: str) -> Runtime:
     known = {**_RUNTIMES, **_ESTIMATED}
     if name not in known:
         raise DeviceError(f"unknown runtime '{name}'{did_you_mean(name, known)}")
-    return known[name]()()
+    module, kind = known[name]
+    found: type[Runtime] = getattr(import_module(f".{module}", __package__), kind)
+    return found()

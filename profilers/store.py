@@ -106,7 +106,8 @@ class MeasurementStore:
             if opened is None:
                 yield None
         except OSError:
-            yield None
+            if opened is None:
+                yield None
         except sqlite3.DatabaseError:  # damaged beyond the header
             self._set_aside()
             if opened is None:
