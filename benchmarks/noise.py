@@ -33,8 +33,8 @@ DRAWN = 80
 """Random architectures from which those of nearly equal latency are taken."""
 
 
-def networks(folder: Path, count: int, side: int, seed: int) -> list[Path]:
-    """Exports random `mobile` networks and returns the `count` whose plain latencies lie closest together."""
+def networks(folder: Path, count: int, side: int, span: float, seed: int) -> list[Path]:
+    """Exports random `mobile` networks and returns `count` of neighbouring plain latencies, that span about `span`."""
     import torch
 
     space = load_space("mobile", input_shape=(3, side, side), num_classes=10)
@@ -48,7 +48,7 @@ def networks(folder: Path, count: int, side: int, seed: int) -> list[Path]:
         found.append((plain_ms(path, runs=15), path))
     found.sort()
     spans = [found[i + count - 1][0] / found[i][0] for i in range(len(found) - count + 1)]
-    start = int(np.argmin(spans))
+    start = int(np.argmin(np.abs(np.log(spans) - np.log(span))))
     chosen = found[start : start + count]
     print(f"{count} networks of {chosen[0][0]:.3f} to {chosen[-1][0]:.3f} ms, 3x{side}x{side}, seed {seed}")
     return [path for _, path in chosen]
@@ -127,12 +127,13 @@ def main() -> int:
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--pause", type=float, default=20.0, help="seconds between passes")
     parser.add_argument("--side", type=int, default=96, help="of the square inputs; 96 gives networks of about 1 ms")
+    parser.add_argument("--span", type=float, default=1.18, help="latency of the slowest network over the fastest")
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
     before = conditions()["loadavg"]
     with tempfile.TemporaryDirectory(prefix="hwnas-noise-") as folder:
-        models = networks(Path(folder), options.networks, options.side, options.seed)
+        models = networks(Path(folder), options.networks, options.side, options.span, options.seed)
         rows = [row for loaded in (False, True) for row in compare(models, options.passes, options.pause, loaded)]
     headings = f"{'Kendall':>8} {'median':>8} {'95 %':>8} {'worst':>8} {'s/network':>10} {'noisy':>7} {'inside':>7}"
     print(f"{'state':8} {'method':12} {headings}")
