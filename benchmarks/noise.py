@@ -29,7 +29,7 @@ import numpy as np
 from hwnas.profilers import LocalProfiler, Measurement, Repeatability, conditions, get_runtime
 from hwnas.spaces import load_space
 
-DRAWN = 200
+DRAWN = 120
 """Random architectures from which those of nearly equal latency are taken."""
 
 LOOKS = 3
