@@ -18,7 +18,8 @@ class Shuffle(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps `(n, channels, h, w)` to the same shape."""
-        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        n, channels, h, w = x.shape
+        return x.reshape(n, 2, channels // 2, h, w).transpose(1, 2).reshape(n, channels, h, w)
 
 
 class Bottleneck(nn.Module):
