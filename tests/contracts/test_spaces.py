@@ -1,7 +1,8 @@
-"""What every space keeps to, run over the built-in space and both kinds of a user's own."""
+"""What every space keeps to, run over the built-in spaces and both kinds of a user's own."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,13 @@ def spaces() -> Iterator[tuple[str, Space]]:
     for side in (8, 16, 32, 64):
         yield f"mobile{side}", load_space("mobile", input_shape=(1, side, side), num_classes=10)
     yield "mobile kws", load_space("mobile", input_shape=(1, 49, 10), num_classes=12)
+    yield "nasbench201", load_space("nasbench201")
+    yield (
+        "nasbench201 kept",
+        load_space("nasbench201", input_shape=(1, 8, 12), params={"edge*3": ["none", "nor_conv_1x1"]}),
+    )
+    yield "fbnet", load_space("fbnet")
+    yield "fbnet96", load_space("fbnet", input_shape=(1, 96, 100), num_classes=10)
     yield "narrowed", load_space("mobile", input_shape=(3, 8, 8), num_classes=10, params={"stage*.kernel": [3, 5]})
     yield "function", load_space("tiny_cnn", allow_code=ROOT / "studies" / "my_space.py")
 
@@ -54,6 +62,31 @@ def test_random_architectures_are_members_and_survive_json(name: str, seed: int)
     again = Architecture.from_json(architecture.to_json())
     assert again == architecture and again.id == architecture.id and again.to_json() == architecture.to_json()
     assert space.decide(ReplayChooser(architecture.as_dict())) == architecture
+
+
+@given(seed=st.integers())
+@settings(max_examples=15, deadline=None)
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_canonical_strings_go_both_ways(name: str, seed: int) -> None:
+    space = SPACES[name]
+    architecture, other = space.random(seed), space.random(f"{seed} other")
+    text = space.string_of(architecture)
+    assert text.isprintable() and space.from_string(text) == architecture
+    assert (space.string_of(other) == text) == (other == architecture)
+    shuffled = Architecture(space.name, tuple(sorted(architecture.decisions)))
+    assert space.string_of(shuffled) == text
+
+
+@given(text=st.text(max_size=200))
+@settings(max_examples=50, deadline=None)
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_other_texts_are_refused_on_one_line(name: str, text: str) -> None:
+    space = SPACES[name]
+    whole = space.string_of(space.middle())
+    for wrong in (text, whole[: len(text) % len(whole)], whole + whole, f"{whole}x{text}"):
+        with pytest.raises(SpaceError, match=f"space '{re.escape(space.name)}' has no architecture ") as caught:
+            space.from_string(wrong)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 600
 
 
 @given(seed=st.integers(0, 1000))
@@ -116,6 +149,8 @@ def test_a_foreign_architecture_is_refused(space: Space) -> None:
     foreign = Architecture("other", space.middle().decisions)
     with pytest.raises(SpaceError, match="of space 'other' cannot be built"):
         space.build(foreign)
+    with pytest.raises(SpaceError, match="of space 'other' has no string"):
+        space.string_of(foreign)
     assert not space.contains(foreign)
     assert not space.contains(Architecture(space.name, ()))
     with pytest.raises(SpaceError):
@@ -129,6 +164,11 @@ def test_narrowing_everything_leaves_one(space: Space) -> None:
     assert list(enumerate_architectures(one)) == [architecture]
     assert len(one) == one.size() == 1
     assert one.contains(architecture) and not one.contains(space.random(1))
+    assert one.from_string(space.string_of(architecture)) == architecture
+    with pytest.raises(SpaceError, match="has no architecture"):
+        one.from_string(space.string_of(space.random(1)))
+    with pytest.raises(SpaceError, match="cannot be"):
+        one.string_of(space.random(1))
 
 
 def test_a_space_is_true(space: Space) -> None:
