@@ -111,7 +111,10 @@ def _found(name: str, allow_code: Path | None) -> Any:
         except ModuleNotFoundError as error:
             if not place.startswith(str(error.name)):
                 raise UsageError(f"module '{place}': {_one_line(error)}") from None
-            raise UsageError(f"no module '{place}' is installed; a file of your own: --allow-code FILE.py") from None
+            hint = "a file of your own: --allow-code FILE.py"
+            if allow_code is not None:
+                hint = f"that of --allow-code {allow_code.name} is '{allow_code.stem}': {allow_code.stem}:{attribute}"
+            raise UsageError(f"no module '{place}' is installed; {hint}") from None
         except Exception as error:  # whatever the user's code raises
             raise UsageError(f"module '{place}': {type(error).__name__}: {_one_line(error)}") from None
     public = [key for key in vars(module) if not key.startswith("_")]

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ...spaces.errors import UsageError, did_you_mean
+
 __all__ = ["OUTDATED", "allow_code", "as_json", "next_command", "out_of", "print_json", "print_table", "say"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,10 +28,24 @@ def allow_code(function: F) -> F:
     """Adds `--allow-code`."""
     return click.option(
         "--allow-code",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=click.Path(path_type=Path),
         metavar="FILE",
+        callback=_python_file,
         help="A Python file of your own; it is executed.",
     )(function)
+
+
+def _python_file(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Says what is wrong with the file's name before anything is looked for in it."""
+    if path is not None and not path.exists():
+        folder = path.parent
+        beside = [file.name for file in folder.glob("*.py")] if folder.is_dir() else []
+        near = did_you_mean(path.name, beside)
+        raise UsageError(f"--allow-code: no file '{path}'{near if near.startswith(' (did') else ''}")
+    if path is not None and (path.suffix != ".py" or not path.is_file()):
+        what = "a folder" if path.is_dir() else "not Python"
+        raise UsageError(f"--allow-code: '{path}' is {what}: give a file whose name ends in .py")
+    return path
 
 
 def out_of(function: F) -> F:

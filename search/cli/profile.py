@@ -134,10 +134,20 @@ def _plain(value: str) -> str | int | float:
 def _source(model: str, shape: str | None, code: Path | None, stack: contextlib.ExitStack) -> Path | TorchModule:
     """Returns what MODEL names: a file, or a module whose converter lives as long as `stack`."""
     if Path(model).is_file():
+        suffix = Path(model).suffix
+        if suffix in _INSTEAD:
+            raise UsageError(f"'{model}' {_INSTEAD[suffix].format(model=model, stem=Path(model).stem)}")
+        if not _who_runs(Path(model)):
+            raise UsageError(f"'{model}' is no model file of a known kind: give an ONNX file")
         if shape is not None:
             raise UsageError(f"--input is for torch modules; '{model}' tells the shape of its input itself")
         return Path(model)
+    if Path(model).is_dir():
+        raise UsageError(f"'{model}' is a folder: give a file in it, e.g. {_some_model(Path(model))}")
     place, colon, attribute = model.partition(":")
+    if colon and place.endswith(".py"):
+        module = f"{Path(place).stem}:{attribute}"
+        raise UsageError(f"'{model}': give the module by its name: {module} --input C,H,W --allow-code {place}")
     if not colon or not all(map(str.isidentifier, (*place.split("."), attribute))):
         raise UsageError(
             f"no file '{model}': give an ONNX file, e.g. runs/NAME/artifacts/ID/model.onnx, or package.module:attribute"
@@ -150,6 +160,26 @@ def _source(model: str, shape: str | None, code: Path | None, stack: contextlib.
     from ..torch_module import TorchModule
 
     return stack.enter_context(TorchModule(model, tuple(map(int, sides)), code))
+
+
+_WEIGHTS = "holds weights, and not the network: give its torch module, package.module:attribute, or its ONNX file"
+_KERAS = "is not read: convert it, and give the ONNX or the .tflite file"
+_INSTEAD = {
+    ".py": "is Python: give the name of the torch module in it: {stem}:ATTRIBUTE --input C,H,W --allow-code {model}",
+    **dict.fromkeys((".param", ".bin"), "is one half of ncnn's own form: give the ONNX file, with --device ncnn"),
+    ".xml": "is OpenVINO's own form: give the ONNX file, with --device openvino",
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), _WEIGHTS),
+    **dict.fromkeys((".h5", ".keras", ".pb"), _KERAS),
+}
+"""Ending of a file that cannot be profiled → what it is, and what to give instead."""
+
+
+def _some_model(folder: Path) -> Path:
+    """Returns a model file in a folder, such as that of a run, or what one is called there."""
+    for pattern in ("*.onnx", "*.tflite", "artifacts/*/model.onnx"):
+        if found := sorted(folder.glob(pattern)):
+            return found[0]
+    return folder / "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -232,6 +262,13 @@ def _profile(
         raise DataError(f"{model}: {error}") from error
 
 
+def _who_runs(model: Path) -> list[str]:
+    """Returns the runtimes whose files end as this one."""
+    from ...profilers import get_runtime, runtime_names
+
+    return [name for name in runtime_names() if get_runtime(name).suffix == model.suffix]
+
+
 def _file(model: Path, runtime: Runtime, precision: str, folder: Path) -> Path:
     """Returns the file that a runtime needs: the one given, or one made from it."""
     from ...profilers import OnnxBased
@@ -241,7 +278,8 @@ def _file(model: Path, runtime: Runtime, precision: str, folder: Path) -> Path:
     if file.suffix == model.suffix and (model.suffix != ".onnx" or precision != "int8" or is_quantised(model)):
         return model
     if model.suffix != ".onnx":
-        raise UsageError(f"{runtime.name} does not run {model.suffix or 'such'} files such as '{model}'")
+        able = " or ".join(_who_runs(model))
+        raise UsageError(f"{runtime.name} does not run {model.suffix} files such as '{model}': give --device {able}")
     if not isinstance(runtime, OnnxBased):
         raise DeviceError(f"{runtime.name} makes its files from torch modules, not from '{model}'")
     if not file.is_file():

@@ -244,6 +244,10 @@ def test_spaces_that_do_not_work(tmp_path: Path, study_file: StudyFile, call: Ca
     own.write_text("from hwnas.spaces import space\n@space(input_shape=(1, 8, 8))\ndef none(choose):\n    return 1/0\n")
     code, said = call("run", study_file(tmp_path, space={"use": "none"}), *out, "--allow-code", own)
     assert code == 2 and "ZeroDivisionError" in said and "\n" not in said
+    fails = tmp_path / "fails.py"
+    fails.write_text("1 / 0\n")
+    code, said = call("run", study_file(tmp_path, space={"use": "none"}), *out, "--allow-code", fails)
+    assert code == 2 and said.startswith("--allow-code: "), "the file is at fault, not the study"
     own = tmp_path / "fixed.py"
     own.write_text(
         "from torch import nn\nfrom hwnas.spaces import space\n"

@@ -144,13 +144,64 @@ def test_a_file_runs_only_when_it_is_allowed(
     assert status == 2 and "--allow-code" in said and not (tmp_path / "ran").exists()
     (tmp_path / "broken.py").write_text("1 / 0\n")
     status, _, said = call("profile", "broken:net", "--input", "1,8,8", "--allow-code", tmp_path / "broken.py")
-    assert status == 2 and "ZeroDivisionError" in said
+    assert status == 2 and f"{tmp_path / 'broken.py'}:1: ZeroDivisionError" in said
 
 
 def test_a_shape_is_not_for_files(call: Call, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     status, _, said = call("profile", tmp_path / "model.onnx", "--input", "1,8,8")
     assert status == 2 and "--input is for torch modules" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("net.py", "give the name of the torch module in it: net:ATTRIBUTE --input C,H,W --allow-code net.py"),
+        ("net.py:make", "net:make --input C,H,W --allow-code net.py"),
+        ("model.ncnn.param", "give the ONNX file, with --device ncnn"),
+        ("model.xml", "give the ONNX file, with --device openvino"),
+        ("model.pth", "package.module:attribute"),
+        ("model.keras", ".tflite"),
+        ("model.tflite", "onnxruntime does not run .tflite files such as 'model.tflite': give --device litert"),
+        ("model.jpg", "give an ONNX file"),
+        ("run", "'run' is a folder: give a file in it, e.g. run/artifacts/a1/model.onnx"),
+        ("empty", "e.g. empty/model.onnx"),
+    ],
+)
+def test_what_to_give_instead(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run" / "artifacts" / "a1").mkdir(parents=True)
+    for name in ("model.ncnn.param", "model.xml", "model.pth", "model.keras", "model.jpg", "net.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    (tmp_path / "run" / "artifacts" / "a1" / "model.onnx").touch()
+    (tmp_path / "model.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(64))
+    status, out, said = call("profile", given)
+    assert (status, out) == (2, "") and says in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nope.py", "--allow-code: no file 'nope.py'"),
+        ("mien.py", "--allow-code: no file 'mien.py' (did you mean 'mine.py'?)"),
+        ("no/mine.py", "--allow-code: no file 'no/mine.py'"),
+        ("mine.txt", "--allow-code: 'mine.txt' is not Python: give a file whose name ends in .py"),
+        (".", "--allow-code: '.' is a folder"),
+    ],
+)
+def test_a_wrong_file_of_code(
+    call: Call, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text(CODE)
+    for words in (("profile", "other:net", "--input", "1,8,8"), ("run", "study.yaml"), ("check", "study.yaml")):
+        status, out, said = call(*words, "--allow-code", name)
+        assert (status, out) == (2, "") and said.startswith(says) and len(said.splitlines()) == 1
+    status, _, said = call("profile", "other:net", "--input", "1,8,8", "--allow-code", code)
+    assert status == 2 and "no module 'other' is installed; that of --allow-code mine.py is 'mine': mine:net" in said
 
 
 def test_a_conversion_that_hangs_is_killed(code: Path, tmp_path: Path) -> None:
