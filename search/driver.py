@@ -19,6 +19,7 @@ from .frames import Row, front_of, rows_of
 from .metrics import Reading
 from .outcome import Outcome, violations
 from .proposer import Proposer
+from .quantities import counted
 from .reporter import Reporter
 from .storage import OUTCOME, EventLog, StudyStore
 from .verification import Verified, finalists, test_accuracy, verified_front, verify
@@ -96,7 +97,7 @@ class Driver:
         self._recall()
         adopted = [trial for trial in self.store.trials if trial.state == TrialState.RUNNING]
         if adopted:
-            self.reporter.note(f"taking up {len(adopted)} trials that were cut off")
+            self.reporter.note(f"taking up {counted(len(adopted), 'trial')} cut off earlier")
         waiting = iter(adopted)
         limit = self.spec.search.time_limit
         end = time.monotonic() + limit if limit else None
@@ -149,7 +150,7 @@ class Driver:
         def done(row: Row, outcome: Verified) -> None:
             verified.append(outcome)
             self.events.write("verified", number=row.number, feasible=outcome.feasible, reason=outcome.reason)
-            self.reporter.finalist(len(verified), min(max(wanted, tried), len(able)), outcome)
+            self.reporter.finalist(sum(v.feasible for v in verified), min(wanted, len(able)), outcome)
 
         self._run(next_row, lambda evaluator, row: verify(self.bench, evaluator, row), done)
         front = verified_front(verified, self.objectives)
@@ -194,7 +195,8 @@ class Driver:
             self.store.trials, {trial.user_attrs["arch_id"] for trial in self.store.trials}
         )
         if proposal is None:
-            self.reporter.note(f"no architecture that is new was found after {len(self.store.trials)} trials")
+            found = counted(len(self.store.trials), "trial")
+            self.reporter.note(f"no architecture that is new was found after {found}")
             return None
         trial = self.store.ask(proposal.template)
         spent = time.monotonic() - start
@@ -242,5 +244,5 @@ class Driver:
         newest = max(front_of(rows, self.objectives), default=0)
         if len(rows) - newest - 1 < patience:
             return False
-        self.reporter.note(f"the front has stood still for {patience} trials")
+        self.reporter.note(f"the front has stood still for {counted(patience, 'trial')}")
         return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..spaces.errors import CandidateError, InfeasibleError
 from .metrics import Limit, Reading
+from .quantities import counted
 
 if TYPE_CHECKING:
     from ..spaces import Architecture, Space
@@ -85,7 +86,9 @@ def probe_space(evaluator: Evaluator, space: Space, seed: int, count: int) -> li
     chosen += [("random", space.random(f"{seed}/check/{i}")) for i in range(count)]
     probes = _sound_probes(evaluator, chosen)
     if not probes:
-        raise InfeasibleError(f"none of {len(chosen)} architectures of '{space.name}' can be built, exported and run")
+        raise InfeasibleError(
+            f"none of {counted(len(chosen), 'architecture')} of '{space.name}' can be built, exported and run"
+        )
     return probes
 
 
@@ -133,9 +136,10 @@ def preflight(evaluator: Evaluator, space: Space, limits: Sequence[Limit], seed:
             if _surely_broken(limit, probes):
                 values = [value for probe in probes if (value := _value(probe, str(limit.metric))) is not None]
                 best = min(values) if sign == "<=" else max(values)
+                most, of = "smallest" if sign == "<=" else "largest", counted(len(values), "architecture")
                 raise InfeasibleError(
-                    f"limit '{limit}' is out of reach: the {'smallest' if sign == '<=' else 'largest'} of "
-                    f"{len(values)} architectures has {limit.metric} {best:.4g}; relax it, or change the space"
+                    f"limit '{limit}' is out of reach: the {most} of {of} has {limit.metric} {best:.4g}; relax it, or "
+                    "change the space"
                 )
 
 

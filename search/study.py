@@ -28,6 +28,7 @@ from ..spaces.errors import (
 )
 from .files import disk_errors, read_json, write_json, write_text
 from .metrics import Limit
+from .quantities import counted
 from .reporter import Reporter, Silent
 from .run_data import RunData
 from .study_file import dump_study, fault_at, load_study_file
@@ -59,13 +60,15 @@ class Result:
         folder: the run folder.
         trials: number of trials in it.
         front: number of networks on the verified front.
-        verified: number of finalists verified.
+        verified: number of finalists verified, those that another one beats included.
+        refused: number of finalists refused: they broke a limit when they were measured, or failed.
     """
 
     folder: Path
     trials: int
     front: int
     verified: int
+    refused: int
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,8 @@ class Study:
         driver.events.write("finished", trials=trials, front=len(front))
         if not front:
             raise InfeasibleError(self._why_empty(driver, verified))
-        return Result(self.folder, trials, len(front), len(verified))
+        sound = sum(each.feasible for each in verified)
+        return Result(self.folder, trials, len(front), sound, len(verified) - sound)
 
     @contextmanager
     def _bench(self, space: Space | None) -> Iterator[tuple[Bench, Space, dict[str, Any]]]:
@@ -448,7 +452,7 @@ class Study:
 
         reasons = [v.reason for v in verified if v.reason]
         if reasons:
-            return f"none of {len(verified)} finalists could be verified, the first because of {reasons[0]}"
+            return f"{counted(len(verified), 'finalist')} refused, none verified; the first because of {reasons[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
         return "nothing feasible: " + "; ".join(line.strip() for line in told if line.strip())
 

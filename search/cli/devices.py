@@ -111,6 +111,7 @@ def add(
 def test(name: str | None, as_json: bool) -> None:
     """Measure the golden network on NAME, or on every device that was added."""
     from ..known_devices import read_devices
+    from ..quantities import counted
 
     known = read_devices()
     if name is not None and name not in known:
@@ -125,7 +126,9 @@ def test(name: str | None, as_json: bool) -> None:
         print_table(["name", "host", "test"], [[row["name"], row["host"], row["test"]] for row in rows])
     lost = [row for row in rows if not row["ok"]]
     if lost:
-        raise DeviceError(f"{len(lost)} of {len(rows)} devices failed: {', '.join(row['name'] for row in lost)}")
+        raise DeviceError(
+            f"{len(lost)} of {counted(len(rows), 'device')} failed: {', '.join(row['name'] for row in lost)}"
+        )
 
 
 @command.command("remove")

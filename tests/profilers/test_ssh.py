@@ -96,7 +96,7 @@ def test_a_name_that_resolves_no_more_is_tried_again(board: Any, golden: Path) -
         assert profiler.fingerprint()["host"] == board.host
         config = board.folder / "config"
         config.write_text(config.read_text().replace("127.0.0.1", "nowhere.invalid"))
-        with pytest.raises(DeviceError, match="does not resolve.*quarantine"):
+        with pytest.raises(DeviceError, match=r"does not resolve.*quarantine"):
             profiler.measure(golden)
 
 
