@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from optuna.trial import FrozenTrial, TrialState
 
 from ..spaces import Architecture, Space
+from . import interrupts
 from .evaluation import Bench, Evaluator, costs
 from .feasibility import preflight
 from .frames import Row, front_of, rows_of
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Driver"]
 
 T = TypeVar("T")
+WAIT_S = 1.0
+"""Longest wait before the driver looks whether the user has asked to stop."""
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "fail": TrialState.FAIL}
 
 
@@ -160,10 +163,11 @@ class Driver:
         """Reads the test part: scores the shipped files of each front member, once; see `test_accuracy`."""
         rows = {row.arch_id: row for row in rows_of(self.store.trials, self.spec.limits)}
         child = self._evaluators[0].child
-        return {
-            member.arch_id: test_accuracy(self.bench, child, rows[member.arch_id], self.reporter.note)
-            for member in front
-        }
+        tested = {}
+        for member in front:
+            interrupts.check()
+            tested[member.arch_id] = test_accuracy(self.bench, child, rows[member.arch_id], self.reporter.note)
+        return tested
 
     def _run(
         self, supply: Callable[[], T | None], work: Callable[[Evaluator, T], Any], done: Callable[[T, Any], None]
@@ -173,12 +177,13 @@ class Driver:
         with ThreadPoolExecutor(len(self._evaluators), thread_name_prefix="hwnas-evaluator") as pool:
             try:
                 while True:
+                    interrupts.check()
                     while not self._free.empty() and (job := supply()) is not None:
                         evaluator = self._free.get()
                         pending[pool.submit(work, evaluator, job)] = evaluator, job
                     if not pending:
                         return
-                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    for future in wait(pending, WAIT_S, FIRST_COMPLETED).done:
                         evaluator, job = pending.pop(future)
                         self._free.put(evaluator)
                         done(job, future.result())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..spaces.errors import CandidateError, InfeasibleError
+from . import interrupts
 from .metrics import Limit, Reading
 from .quantities import counted
 
@@ -173,6 +174,7 @@ def _sound_probes(evaluator: Evaluator, chosen: Iterable[tuple[str, Architecture
     """Returns the costs of those that can be built, exported and run."""
     probes = []
     for role, architecture in chosen:
+        interrupts.check()
         with suppress(CandidateError):
             probes.append(_probe(evaluator, role, architecture))
     return probes

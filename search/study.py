@@ -26,7 +26,8 @@ from ..spaces.errors import (
     SpaceError,
     UsageError,
 )
-from .files import disk_errors, read_json, write_json, write_text
+from .files import bugs_logged, disk_errors, read_json, write_json, write_text
+from .interrupts import asked
 from .metrics import Limit
 from .quantities import counted
 from .reporter import Reporter, Silent
@@ -48,6 +49,8 @@ __all__ = ["Check", "Result", "Study"]
 
 MAY_CHANGE = {"search": ("trials", "time_limit", "stop"), "run": None, "verify": None, "export": None}
 """Keys of a study file that may be another when a run is resumed; None stands for the whole section."""
+LOG = "run.log"
+"""File in the run folder for what children print, and for the traceback of a bug."""
 RESERVE_BYTES = 32 << 20
 """Free space on the disk without which nothing is started."""
 
@@ -165,7 +168,7 @@ class Study:
         space = self._space_at_once()
         self._metered()
         self._check_disk()
-        with study_lock(self.folder), ExitStack() as stack:
+        with study_lock(self.folder), bugs_logged(self.folder / LOG), ExitStack() as stack:
             from .storage import EventLog  # takes half a second: a locked study is refused before
 
             events = EventLog(self.folder / "events.jsonl")
@@ -185,7 +188,7 @@ class Study:
             except BaseException as error:
                 with suppress(HwnasError):  # the database has it all: of two faults the first is to be told
                     self._write_trials(driver)
-                if not isinstance(error, KeyboardInterrupt):
+                if not isinstance(error, KeyboardInterrupt) and (isinstance(error, HwnasError) or not asked()):
                     raise
                 done = sum(trial.state.is_finished() for trial in store.trials)
                 events.write("interrupted")

@@ -110,6 +110,7 @@ def add(
 @as_json
 def test(name: str | None, as_json: bool) -> None:
     """Measure the golden network on NAME, or on every device that was added."""
+    from .. import interrupts
     from ..known_devices import read_devices
     from ..quantities import counted
 
@@ -119,6 +120,7 @@ def test(name: str | None, as_json: bool) -> None:
     rows: list[dict[str, Any]] = []
     for each, device in known.items():
         if name in (None, each):
+            interrupts.check()
             rows.append({"name": each, "host": device.host, **_test(device)})
     if as_json:
         print_json({"devices": rows})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from ...spaces.errors import DiskError, HwnasError, UsageError
+from .. import interrupts
 
 __all__ = ["main"]
 
@@ -88,10 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
-    signal.signal(signal.SIGTERM, _interrupt)
+    with interrupts.listening():
+        return _run(arguments, debug="--debug" in arguments)
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
     try:
         result: Any = cli.main(args=arguments, prog_name="hwnas", standalone_mode=False)
+        interrupts.check()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:
@@ -107,14 +111,19 @@ def main(arguments: list[str] | None = None) -> int:
     except HwnasError as error:
         if debug:
             raise
+        if interrupts.asked() and error.exit_code != 130:  # what a signal in an import or a call can turn into
+            return _said(f"interrupted ({error})", 130)
         return _said(str(error), error.exit_code)
     except Exception as error:
         if debug:
             raise
+        if interrupts.asked():
+            return _said("interrupted", 130)
         if isinstance(error, OSError) and error.errno in _DISK:
             return _said(f"{error.filename or 'disk'}: {(error.strerror or '').lower()}", DiskError.exit_code)
         text = " ".join(str(error).split())[:300]
-        return _said(f"a bug in hwnas: {type(error).__name__}: {text} (--debug shows where)", 1)
+        where = next(iter(getattr(error, "__notes__", ())), "--debug shows where")
+        return _said(f"a bug in hwnas: {type(error).__name__}: {text} ({where})", 1)
     return result if isinstance(result, int) else 0
 
 
@@ -125,7 +134,3 @@ _DISK = {5, 13, 27, 28, 30, 122}
 def _said(text: str, code: int) -> int:
     click.echo(f"hwnas: {text}" if code != UsageError.exit_code else text, err=True)
     return code
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

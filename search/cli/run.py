@@ -31,10 +31,11 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
     STUDY is a study file; KEY=VALUE overrides one of its keys, e.g. search.trials=100. `search.trials` is the total
     over all resumes. The run folder gets the trials, the verified front, the files to ship and the page.
     """
+    from ..files import bugs_logged
     from ..report import write_report
     from ..run_data import RunData
     from ..selection import choose
-    from ..study import Study
+    from ..study import LOG, Study
 
     work = Study.from_yaml(study, overrides, folder=out, allow_code=allow_code)
     start = time.monotonic()
@@ -44,12 +45,14 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
         result = work.run(printer)
     except InfeasibleError:
         if (work.folder / "front.parquet").is_file():
-            write_report(RunData.load(work.folder), page)
+            with bugs_logged(work.folder / LOG):
+                write_report(RunData.load(work.folder), page)
             say(f"page: {page}")
         raise
-    run = RunData.load(work.folder)
-    write_report(run, page)
-    selection = choose(run, run.limits)
+    with bugs_logged(work.folder / LOG):
+        run = RunData.load(work.folder)
+        write_report(run, page)
+        selection = choose(run, run.limits)
     if as_json:
         print_json(
             {
