@@ -14,10 +14,19 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["asked", "check", "listening"]
+__all__ = ["Interrupt", "asked", "check", "listening"]
 
 _requests = 0
 """Signals that came since `listening` began."""
+
+
+class Interrupt(KeyboardInterrupt):
+    """The user has asked to stop.
+
+    A class of its own, because CPython takes a plain KeyboardInterrupt that leaves an `exec`, such as those of
+    dataclasses, for one that nobody handles, and then ends by SIGINT, whatever exit code was given
+    (`run_eval_code_obj` in Python/pythonrun.c).
+    """
 
 
 def asked() -> bool:
@@ -29,15 +38,15 @@ def check() -> None:
     """Raises again what may have been swallowed.
 
     Raises:
-        KeyboardInterrupt: the user has asked to stop.
+        Interrupt: the user has asked to stop.
     """
     if asked():
-        raise KeyboardInterrupt
+        raise Interrupt
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Remembers SIGINT and SIGTERM inside, and raises KeyboardInterrupt for each; for the main thread only.
+    """Remembers SIGINT and SIGTERM inside, and raises Interrupt for each; for the main thread only.
 
     A SIGINT that is ignored, as that of a shell's background job is, stays ignored. What Python would print of a
     KeyboardInterrupt that it swallows is left out.
@@ -64,4 +73,4 @@ def listening() -> Iterator[None]:
 def _remember(number: int, frame: FrameType | None) -> None:
     global _requests
     _requests += 1
-    raise KeyboardInterrupt
+    raise Interrupt

@@ -12,7 +12,7 @@ import click
 from ...spaces.errors import DiskError, HwnasError, UsageError
 from .. import interrupts
 
-__all__ = ["main"]
+__all__ = ["run"]
 
 VERBS = {
     "doctor": "Versions, devices, runtimes, and what disturbs measurements here.",
@@ -78,21 +78,9 @@ def cli(ctx: click.Context, verbose: int, quiet: bool, no_color: bool, debug: bo
     ctx.obj = {"verbose": verbose, "quiet": quiet, "color": not plain and sys.stdout.isatty(), "debug": debug}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-        arguments: without the program's name; those of the process when left out.
-
-    Returns:
-        The exit code.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    with interrupts.listening():
-        return _run(arguments, debug="--debug" in arguments)
-
-
-def _run(arguments: list[str], *, debug: bool) -> int:
+def run(arguments: list[str]) -> int:
+    """Runs a command line; returns its exit code."""
+    debug = "--debug" in arguments
     try:
         result: Any = cli.main(args=arguments, prog_name="hwnas", standalone_mode=False)
         interrupts.check()
@@ -106,7 +94,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # after the verb
         return _said("interrupted", 130)
     except HwnasError as error:
         if debug:

@@ -329,6 +329,17 @@ def test_a_signal_that_becomes_another_error_is_not_lost(call: Call, monkeypatch
     assert call("devices") == (130, "hwnas: interrupted")
 
 
+def test_a_signal_within_an_exec_gives_the_exit_code() -> None:
+    """CPython ends by SIGINT where a plain KeyboardInterrupt left an `exec`, and dataclasses are full of them."""
+    code = (
+        "import sys\nfrom hwnas.search import known_devices\nfrom hwnas.search.cli import main\n"
+        "known_devices.read_devices = lambda: exec('import signal; signal.raise_signal(signal.SIGINT)')\n"
+        "sys.exit(main(['devices']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (130, "hwnas: interrupted")
+
+
 def test_handlers_are_left_as_they_were(call: Call) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], sys.unraisablehook
     assert call("devices")[0] == 0
