@@ -8,7 +8,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from ..spaces import Shape, Space
     from .driver import Driver
     from .evaluation import Bench
-    from .feasibility import LimitCheck, Probe
+    from .feasibility import LimitCheck, Probe, TimePlan
     from .selection import Selection
     from .study_schema import DeviceSpec, StudySpec
     from .verification import Verified
@@ -84,7 +85,7 @@ class Check:
         data: name and size of the data set.
         probes: the costs of the smallest, the middle, the largest and some random architectures.
         limits: how each limit fares among them.
-        plan: seconds of the search, the verification and both.
+        plan: how long it will take.
     """
 
     space: str
@@ -92,7 +93,7 @@ class Check:
     data: str
     probes: Sequence[Probe]
     limits: Sequence[LimitCheck]
-    plan: Mapping[str, float]
+    plan: TimePlan
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -101,7 +102,7 @@ class Check:
             "data": self.data,
             "probes": [probe.to_dict() for probe in self.probes],
             "limits": [check.to_dict() for check in self.limits],
-            "plan": dict(self.plan),
+            "plan": self.plan.to_dict(),
         }
 
 
@@ -196,21 +197,27 @@ class Study:
                     f"stopped after {done} of {self.spec.search.trials} trials; the same command goes on"
                 ) from None
 
-    def check(self, samples: int = 8) -> Check:
+    def check(self, samples: int = 8, told: Callable[[str], None] = lambda text: None) -> Check:
         """Builds, exports and measures a few architectures; nothing is trained but one epoch, for the plan.
 
         Args:
             samples: random architectures beside the smallest, the middle and the largest.
+            told: is called with what is under way.
         """
         from .evaluation import Evaluator
         from .feasibility import check_limits, probe_space, time_plan
 
         space_at_once = self._space_at_once()
         self._metered()
+        told("data and space")
+        start = time.monotonic()
         with self._bench(space_at_once) as (bench, space, known):
+            start_s = time.monotonic() - start
             evaluator = Evaluator(bench, 0)
-            probes = probe_space(evaluator, space, self.spec.search.seed, samples)
-            epoch_s = evaluator.epoch_seconds(space.middle(), self.spec.search.seed)
+            seed, limits = self.spec.search.seed, self.spec.limits
+            probes = probe_space(evaluator, space, seed, samples, limits, told)
+            told("an epoch of training")
+            epoch_s = evaluator.epoch_seconds(space.middle(), seed)
             data = known["data"]
             return Check(
                 space.name,
@@ -218,7 +225,7 @@ class Study:
                 f"{data['name']} ({data['train']} to train on, {data['validation']} to validate on)",
                 probes,
                 check_limits(probes, self.spec.limits),
-                time_plan(self.spec, probes, epoch_s),
+                time_plan(self.spec, probes, epoch_s, start_s, data["validation"]),
             )
 
     def frame(self) -> pd.DataFrame:

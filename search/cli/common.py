@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +16,7 @@ import click
 
 from ...spaces.errors import UsageError, did_you_mean
 
-__all__ = ["OUTDATED", "allow_code", "as_json", "next_command", "out_of", "print_json", "print_table", "say"]
+__all__ = ["OUTDATED", "allow_code", "as_json", "next_command", "out_of", "print_json", "print_table", "say", "status"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 SCHEMA_VERSION = 1
@@ -78,6 +82,27 @@ def say(text: str) -> None:
     context = click.get_current_context(silent=True)
     if context is None or not (context.obj or {}).get("quiet"):
         click.echo(text, err=True)
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """Gives a function that shows what is under way, in one line on standard error that is gone in the end.
+
+    It shows nothing where nobody looks: no terminal, or `--quiet`.
+    """
+    context = click.get_current_context(silent=True)
+    quiet = context is not None and bool((context.obj or {}).get("quiet"))
+    shows = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+
+    def show(text: str) -> None:
+        if shows:
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be cleared
+            print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        show("")
 
 
 def next_command(*words: object) -> None:
