@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import click
 from click.core import ParameterSource
 
 from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError, did_you_mean
-from .common import allow_code, as_json, next_command, print_json, say
+from .. import interrupts
+from .common import allow_code, as_json, next_command, print_json, say, status
 
 if TYPE_CHECKING:
     from ...profilers import Profiler, Runtime
@@ -77,7 +79,12 @@ def command(
         source = _source(model, shape, allow_code, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-profile-")))
         how: dict[str, Any] = {"threads": threads, "meter": options, "layers": layers}
-        found = [_profile(source, device, folder, **how) for device in named]
+        with status() as told:
+            found = []
+            for place, device in enumerate(named, 1):
+                interrupts.check()
+                where = f"{device.title} ({place} of {len(named)})" if len(named) > 1 else device.title
+                found.append(_profile(source, device, folder, _saying(told, where), **how))
     energies = [profile.told.energy for profile in found if isinstance(profile, Profiled)]
     lost = [energy.reason for energy in energies if energy and energy.source == "missing"]
     if as_json:
@@ -90,6 +97,10 @@ def command(
     if not as_json:
         next_command("hwnas", "doctor", "--noise")
     return code
+
+
+def _saying(told: Callable[[str], None], where: str) -> Callable[[str], None]:
+    return lambda what: told(f"{where}: {what}")
 
 
 def _check_threads(named: list[_Device], threads: int) -> None:
@@ -191,6 +202,10 @@ class _Device:
     precision: str
     known: KnownDevice | None = None
 
+    @property
+    def title(self) -> str:
+        return self.name or f"{self.runtime}:{self.precision}"
+
     def open(self, threads: int, precision: str, meter: dict[str, Any]) -> Profiler:
         from ...profilers import LocalProfiler
 
@@ -217,8 +232,16 @@ def _named(device: str) -> _Device:
 
 
 def _profile(
-    model: Path | TorchModule, device: _Device, folder: Path, *, threads: int, meter: dict[str, Any], layers: bool
+    model: Path | TorchModule,
+    device: _Device,
+    folder: Path,
+    says: Callable[[str], None],
+    *,
+    threads: int,
+    meter: dict[str, Any],
+    layers: bool,
 ) -> Profiled | Estimated:
+    """Profiles a model on a device; `says` is called with what is under way."""
     from ...profilers import LocalProfiler, MeasurementStore, Stored, estimated_names, get_runtime
     from ...profilers.model_gate import check_model
     from ...profilers.onnx_file import is_quantised
@@ -228,6 +251,7 @@ def _profile(
     runtime, precision = device.runtime, device.precision
     found = get_runtime(runtime)
     try:
+        says("converting")
         if isinstance(model, Path):
             check_model(model)
             if model.suffix == ".onnx" and is_quantised(model):
@@ -241,10 +265,13 @@ def _profile(
         if runtime in estimated_names():
             from ...profilers.ethos_u import EthosUProfiler
 
+            says("estimating")
             with EthosUProfiler(runtime) as npu:
                 return Estimated(runtime, npu.estimate(file), npu.graph(file))
+        says("measuring")
         with device.open(threads, precision, meter) as profiler:
             told = measured(Stored(profiler, MeasurementStore(), ask=False), file, PROCESSES)
+            says("reading its operators and memory")
             graph = profiler.graph(file)
             if file == model and file.suffix != ".onnx":  # the file itself says what it computes in
                 precision = "int8" if any(node.dtype == "int8" for node in graph.nodes) else precision

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from hwnas.profilers import get_runtime
+from hwnas.profilers.golden import golden_model
 from hwnas.search.cli import main
 from hwnas.search.torch_module import TorchModule, convert
 from hwnas.spaces.errors import CandidateError, UsageError
@@ -84,6 +86,41 @@ def test_a_function_that_returns_a_module(code: Path, tmp_path: Path) -> None:
     assert convert(asked("mine:make", code, tmp_path)) == {}
     found = get_runtime("torch").executed_graph(tmp_path / "m.aten")
     assert found.macs == 640
+
+
+def test_what_is_under_way_is_shown_on_a_terminal_and_gone_in_the_end(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "30")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(golden_model())
+    status, out, said = call("profile", path)
+    assert status == 0 and "\x1b" not in out
+    lines = said.split("\r\x1b[K")
+    cut = ["onnxruntime:fp32: converting", "onnxruntime:fp32: measuring", "onnxruntime:fp32: reading its"]
+    assert lines[:4] == ["", *cut], "cut to the width"
+    assert len(lines) == 5 and lines[4].splitlines()[-1].startswith("next: "), "cleared before the talk"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "term", "words", "shown"),
+    [
+        (True, "xterm", (), True),
+        (True, "xterm", ("-q",), False),
+        (True, "dumb", (), False),
+        (False, "xterm", (), False),
+    ],
+)
+def test_where_nobody_looks_nothing_is_shown(
+    call: Call, monkeypatch: pytest.MonkeyPatch, terminal: bool, term: str, words: tuple[str, ...], shown: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", term)
+    _, _, said = call(*words, "profile", "torch.nn:NoSuch", "--input", "1,8,8", "--device", "torch")
+    assert (said.startswith("\r\x1b[Ktorch:fp32: converting\r\x1b[K")) == shown
+    assert said.split("\x1b[K")[-1].startswith("module 'torch.nn' has no 'NoSuch'") and said.count("\x1b") == 2 * shown
 
 
 def test_an_installed_module(call: Call) -> None:
