@@ -69,6 +69,7 @@ def command(
     Devices such as ethos-u55-128 are estimated by their vendor's tool, not measured.
     Exit code 4 when a meter that was named tells nothing.
     """
+    from ..torch_module import TorchModule
     from .profiled import Profiled, print_profiles
 
     named = [_named(device) for device in devices]
@@ -85,6 +86,11 @@ def command(
                 interrupts.check()
                 where = f"{device.title} ({place} of {len(named)})" if len(named) > 1 else device.title
                 found.append(_profile(source, device, folder, _saying(told, where), **how))
+    if isinstance(source, TorchModule) and source.looks_at:
+        say(
+            f"{source} decides by values of its input ({source.looks_at}): its files keep the way that one random "
+            "sample took, and only that is measured"
+        )
     energies = [profile.told.energy for profile in found if isinstance(profile, Profiled)]
     lost = [energy.reason for energy in energies if energy and energy.source == "missing"]
     if as_json:

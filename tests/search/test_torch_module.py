@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hwnas.profilers import get_runtime
 from hwnas.profilers.golden import golden_model
+from hwnas.search.branches import looks_at_values
 from hwnas.search.cli import main
 from hwnas.search.torch_module import TorchModule, convert
 from hwnas.spaces.errors import CandidateError, UsageError
@@ -40,6 +42,23 @@ class Odd(nn.Module):
 
 def of_another_kind():
     return "a text"
+
+class Decides(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x):
+        if self.scale > 1 and x.shape[1] == 1 and len(x) == 1:
+            x = x * 2
+        return torch.where(x.sum() > 0, x, -x)
+
+class Looks(Decides):
+    def forward(self, x):
+        x = super().forward(x)
+        if x.mean() > 0:  # by its values
+            return x
+        return -x
 
 def dies():
     os.abort()
@@ -83,7 +102,7 @@ def test_a_module_on_two_devices(call: Call, code: Path) -> None:
 
 
 def test_a_function_that_returns_a_module(code: Path, tmp_path: Path) -> None:
-    assert convert(asked("mine:make", code, tmp_path)) == {}
+    assert convert(asked("mine:make", code, tmp_path)) == {"looks_at": ""}
     found = get_runtime("torch").executed_graph(tmp_path / "m.aten")
     assert found.macs == 640
 
@@ -121,6 +140,52 @@ def test_where_nobody_looks_nothing_is_shown(
     _, _, said = call(*words, "profile", "torch.nn:NoSuch", "--input", "1,8,8", "--device", "torch")
     assert (said.startswith("\r\x1b[Ktorch:fp32: converting\r\x1b[K")) == shown
     assert said.split("\x1b[K")[-1].startswith("module 'torch.nn' has no 'NoSuch'") and said.count("\x1b") == 2 * shown
+
+
+LINE = next(number for number, line in enumerate(CODE.splitlines(), 1) if "by its values" in line)
+
+
+def test_a_module_that_decides_by_values_is_told(
+    call: Call, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("--input", "1,8,8", "--allow-code", code)
+    status, _, said = call("profile", "mine:Looks", *words)
+    line = f"mine:Looks decides by values of its input (mine.py:{LINE}): its files keep the way that one random sample"
+    assert status == 0 and said.count(line) == 1
+    status, out, said = call("profile", "mine:Looks", *words, "--device", "torch")
+    assert (status, out) == (65, "") and len(said.splitlines()) == 1
+    assert f"export: it decides by values of its input (mine.py:{LINE}), which no file for torch can hold" in said
+
+
+@pytest.mark.parametrize(
+    ("body", "seen"),
+    [
+        ("x.max().item() * x", True),
+        ("x[:, : int(x.sum().abs())]", True),
+        ("x if torch.equal(x, -x) else -x", True),
+        ("x if 0.5 in x else -x", True),
+        ("x * max(x.flatten().tolist())", True),
+        ("x if self.limit > 1 else -x", False),
+        ("x if self.limit.item() > x.shape[-1] else x[..., 1:]", False),
+        ("torch.where(x > 0, x, -x)[torch.arange(len(x))]", False),
+        ("x.reshape(x.size(0), -1) if x.numel() > 4 else x", False),
+        ("x.unknown()", False),
+    ],
+)
+def test_where_a_module_looks_at_values(body: str, seen: bool) -> None:
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.limit = torch.nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = eval(body, {"torch": torch, "x": x, "self": self})
+            return found
+
+    model = Module()
+    assert bool(looks_at_values(model, torch.rand(1, 2, 4, 4))) == seen
+    assert model.training, "it is left as it was"
 
 
 def test_an_installed_module(call: Call) -> None:
