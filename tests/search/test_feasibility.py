@@ -178,7 +178,8 @@ def test_a_check_takes_corners_from_no_store_and_random_ones_from_all(
 
     monkeypatch.setattr(fake_machine, "prepare", recording)
     monkeypatch.setattr(latency.Device, "measure", measuring)
-    devices, objectives = {"a": {}, "b": {}, "c": {}}, [{"metric": "top1"}, {"metric": "latency_ms@a"}]
+    devices: dict[str, Any] = {"a": {}, "b": {}, "c": {}}
+    objectives = [{"metric": "top1"}, {"metric": "latency_ms@a"}]
     more = {"limits": ["latency_ms@b <= 9"], "track": ["latency_ms@c"]}
     path = study_file(tmp_path, devices=devices, objectives=objectives, **more)
     found = Study.from_yaml(path, folder=tmp_path / "run").check(samples=2)

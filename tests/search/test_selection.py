@@ -71,7 +71,7 @@ def test_no_limits_takes_the_best_of_all(make_run: RunMaker) -> None:
     ],
 )
 def test_one_network_is_not_several(
-    make_run: RunMaker, rows: tuple[tuple[float, ...], ...], bounds: tuple[str, ...], says: str
+    make_run: RunMaker, rows: tuple[tuple[float, float, float, float], ...], bounds: tuple[str, ...], says: str
 ) -> None:
     assert says in choose(tiny(make_run, *rows), limits(*bounds)).lines()
 
