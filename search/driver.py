@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from optuna.trial import FrozenTrial, TrialState
 
 from ..spaces import Architecture, Space
+from . import interrupts
 from .evaluation import Bench, Evaluator, costs
 from .feasibility import preflight
 from .frames import Row, front_of, rows_of
 from .metrics import Reading
 from .outcome import Outcome, violations
 from .proposer import Proposer
+from .quantities import counted
 from .reporter import Reporter
 from .storage import OUTCOME, EventLog, StudyStore
 from .verification import Verified, finalists, test_accuracy, verified_front, verify
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Driver"]
 
 T = TypeVar("T")
+WAIT_S = 1.0
+"""Longest wait before the driver looks whether the user has asked to stop."""
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "fail": TrialState.FAIL}
 
 
@@ -96,7 +100,7 @@ class Driver:
         self._recall()
         adopted = [trial for trial in self.store.trials if trial.state == TrialState.RUNNING]
         if adopted:
-            self.reporter.note(f"taking up {len(adopted)} trials that were cut off")
+            self.reporter.note(f"taking up {counted(len(adopted), 'trial')} cut off earlier")
         waiting = iter(adopted)
         limit = self.spec.search.time_limit
         end = time.monotonic() + limit if limit else None
@@ -149,7 +153,7 @@ class Driver:
         def done(row: Row, outcome: Verified) -> None:
             verified.append(outcome)
             self.events.write("verified", number=row.number, feasible=outcome.feasible, reason=outcome.reason)
-            self.reporter.finalist(len(verified), min(max(wanted, tried), len(able)), outcome)
+            self.reporter.finalist(sum(v.feasible for v in verified), min(wanted, len(able)), outcome)
 
         self._run(next_row, lambda evaluator, row: verify(self.bench, evaluator, row), done)
         front = verified_front(verified, self.objectives)
@@ -159,10 +163,11 @@ class Driver:
         """Reads the test part: scores the shipped files of each front member, once; see `test_accuracy`."""
         rows = {row.arch_id: row for row in rows_of(self.store.trials, self.spec.limits)}
         child = self._evaluators[0].child
-        return {
-            member.arch_id: test_accuracy(self.bench, child, rows[member.arch_id], self.reporter.note)
-            for member in front
-        }
+        tested = {}
+        for member in front:
+            interrupts.check()
+            tested[member.arch_id] = test_accuracy(self.bench, child, rows[member.arch_id], self.reporter.note)
+        return tested
 
     def _run(
         self, supply: Callable[[], T | None], work: Callable[[Evaluator, T], Any], done: Callable[[T, Any], None]
@@ -172,12 +177,13 @@ class Driver:
         with ThreadPoolExecutor(len(self._evaluators), thread_name_prefix="hwnas-evaluator") as pool:
             try:
                 while True:
+                    interrupts.check()
                     while not self._free.empty() and (job := supply()) is not None:
                         evaluator = self._free.get()
                         pending[pool.submit(work, evaluator, job)] = evaluator, job
                     if not pending:
                         return
-                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    for future in wait(pending, WAIT_S, FIRST_COMPLETED).done:
                         evaluator, job = pending.pop(future)
                         self._free.put(evaluator)
                         done(job, future.result())
@@ -194,7 +200,8 @@ class Driver:
             self.store.trials, {trial.user_attrs["arch_id"] for trial in self.store.trials}
         )
         if proposal is None:
-            self.reporter.note(f"no architecture that is new was found after {len(self.store.trials)} trials")
+            found = counted(len(self.store.trials), "trial")
+            self.reporter.note(f"no architecture that is new was found after {found}")
             return None
         trial = self.store.ask(proposal.template)
         spent = time.monotonic() - start
@@ -242,5 +249,5 @@ class Driver:
         newest = max(front_of(rows, self.objectives), default=0)
         if len(rows) - newest - 1 < patience:
             return False
-        self.reporter.note(f"the front has stood still for {patience} trials")
+        self.reporter.note(f"the front has stood still for {counted(patience, 'trial')}")
         return True

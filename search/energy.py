@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..profilers import open_meter
-from ..profilers.meters.meter import AUTO, NONE, meter_help, stated_watts
+from ..profilers.meters.meter import AUTO, NONE, check_meter, meter_help, stated_watts
 from ..spaces.errors import DeviceError, UsageError
 from .metrics import Metric, Reading
 
@@ -32,12 +33,19 @@ def needed(spec: StudySpec) -> set[str]:
 def meters_of(spec: StudySpec) -> dict[str, Mapping[str, Any]]:
     """Returns the meter of each device: a name in place of `auto`, none where the study names no energy.
 
-    A meter of this machine is opened once, so that one that is not there is told before anything is trained.
+    A meter of this machine is opened once, so that one that is not there is told before anything is trained. The names
+    of meters and options are looked at whether energy is named or not: a typo is one all the same.
 
     Raises:
         UsageError: no such meter or option; its attribute `key` says where in the study file.
         DeviceError: an objective or a limit needs a meter that is not there.
     """
+    for name, device in spec.devices.items():
+        try:
+            with suppress(DeviceError):  # it is told below, where an objective or a limit needs it
+                check_meter(device.meter)
+        except UsageError as error:
+            raise MeterUsageError(str(error), ("devices", name, "meter")) from error
     wanted = {metric.device for metric in spec.metrics if metric.name == ENERGY}
     return {
         name: _meter_of(name, device, needed=energy_metric(name) in needed(spec)) if name in wanted else {"use": NONE}

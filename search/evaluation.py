@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,18 +120,23 @@ class _Progress:
     limits: tuple[Limit, ...]
     readings: dict[str, Reading] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
     rungs: list[float] = field(default_factory=list)
     uncounted: list[str] = field(default_factory=list)
     training: dict[str, Any] | None = None
     foretold: dict[str, Reading] = field(default_factory=dict)
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str, device: Device | None = None) -> Iterator[None]:
+        """Adds the time inside to its stage, and to the device's part of it."""
         start = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - start
+            spent = time.monotonic() - start
+            part = f"{stage}@{device.name}" if device else stage
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+            self.parts[part] = self.parts.get(part, 0.0) + spent
 
     def learn(self, readings: Mapping[str, Reading], *, surely: bool) -> None:
         """Takes readings in, and rejects the candidate when one breaks a limit.
@@ -189,15 +194,26 @@ class Evaluator:
             return progress.outcome("fail", str(error))
         return progress.outcome("complete")
 
-    def costs_of(self, architecture: Architecture) -> tuple[Mapping[str, Reading], Mapping[str, float]]:
-        """Returns every cost of an untrained network, limits or not, and the seconds of each stage.
+    def costs_of(
+        self, architecture: Architecture, devices: Collection[str] | None = None, *, fresh: bool = False
+    ) -> tuple[Mapping[str, Reading], Mapping[str, float]]:
+        """Returns the costs of an untrained network, limits or not, and the seconds that each took.
+
+        Args:
+            architecture: which.
+            devices: names of those that it is converted for and measured on; None for all.
+            fresh: nothing is taken from the store or the cache, so that the seconds are those of a new network.
+
+        Returns:
+            Metric → reading, and part → seconds: `build`, `count`, `export`, and for each device `convert@NAME`,
+            `predict@NAME` and `measure@NAME`.
 
         Raises:
             CandidateError: it cannot be built, exported or run.
         """
         progress = _Progress(())
-        self._cost(architecture, progress, self._deadline())
-        return progress.readings, progress.seconds
+        self._cost(architecture, progress, self._deadline(), devices, fresh=fresh)
+        return progress.readings, progress.parts
 
     def train(self, architecture: Architecture, seed: int, epochs: int, weights: Path) -> dict[str, Any]:
         """Trains from scratch and writes the weights; returns `correct`, `total`, `seconds`, `losses`."""
@@ -230,8 +246,18 @@ class Evaluator:
             raise InterruptedStudyError("the driver is stopping")
         return self.child.call(request, deadline_s=max(1.0, deadline - time.monotonic()))
 
-    def _cost(self, architecture: Architecture, progress: _Progress, deadline: float) -> None:
-        """Computed costs, then predicted, then measured ones."""
+    def _cost(
+        self,
+        architecture: Architecture,
+        progress: _Progress,
+        deadline: float,
+        names: Collection[str] | None = None,
+        *,
+        fresh: bool = False,
+    ) -> None:
+        """Computed costs, then predicted, then measured ones; on the devices of these names, or on all."""
+        devices = list(self.bench.devices.values())
+        wanted = [each for each in devices if names is None or each is devices[0] or each.name in names]
         folder = self.bench.artifacts(architecture.id)
         write_text(folder / "arch.json", architecture.to_json() + "\n")
         model, probe = folder / "untrained.onnx", folder / "probe"
@@ -243,19 +269,24 @@ class Evaluator:
                 seed=self._seed,
                 model=str(model),
                 probe=str(probe),
-                runtimes=self.bench.runtimes,
+                runtimes=[[each.runtime, each.precision] for each in wanted],
+                fresh=fresh,
             )
             progress.seconds.update(told["seconds"])
+            progress.parts.update(_parted(told, wanted))
             progress.uncounted.extend(told["uncounted"])
             computed = {name: Reading(value, source="computed") for name, value in told["computed"].items()}
             progress.learn(computed, surely=False)
             for device in self.bench.measured:
-                self._latency(device, architecture.id, model, probe, progress)
+                if names is None or device.name in names:
+                    self._latency(device, architecture.id, model, probe, progress, fresh=fresh)
         finally:
             remove(model, *(device.file(model) for device in self.bench.devices.values()), *probe_files(probe))
 
-    def _latency(self, device: Device, arch_id: str, model: Path, probe: Path, progress: _Progress) -> None:
-        with progress.timed("predict"):
+    def _latency(
+        self, device: Device, arch_id: str, model: Path, probe: Path, progress: _Progress, *, fresh: bool
+    ) -> None:
+        with progress.timed("predict", device):
             graph = device.graph(model)
             predicted = device.predict(graph)
         if predicted is not None:
@@ -263,9 +294,9 @@ class Evaluator:
             if device.predicts_only:
                 return
             progress.foretold[device.metric] = predicted
-        with progress.timed("measure"):
+        with progress.timed("measure", device):
             parity(device, model, probe)
-            measured = device.measure(arch_id, model, graph, inputs=probe_files(probe)[0])
+            measured = device.measure(arch_id, model, graph, inputs=probe_files(probe)[0], fresh=fresh)
         demand(needed(self.bench.spec), measured)
         progress.learn(measured, surely=True)
 
@@ -293,6 +324,16 @@ class Evaluator:
     @property
     def _seed(self) -> int:
         return self.bench.spec.search.seed
+
+
+def _parted(told: Mapping[str, Any], devices: Sequence[Device]) -> dict[str, float]:
+    """Returns a worker's seconds, with each conversion apart, as that of the first device that asked for it."""
+    parts = dict(told["seconds"])
+    for runtime, precision, spent in told.get("conversions", ()):
+        name = next(each.name for each in devices if (each.runtime, each.precision) == (runtime, precision))
+        parts["export"] -= spent
+        parts[f"convert@{name}"] = spent
+    return parts
 
 
 def costs(spec: StudySpec, readings: Mapping[str, Reading]) -> list[float]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ..spaces.errors import DataError, DiskError
+from ..spaces.errors import DataError, DiskError, HwnasError
 
-__all__ = ["disk_errors", "read_json", "write_aside", "write_json", "write_text"]
+__all__ = ["bugs_logged", "disk_errors", "read_json", "write_aside", "write_json", "write_text"]
 
 _DISK = {
     errno.ENOSPC,
@@ -38,6 +40,24 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _DISK:
             raise DiskError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+        raise
+
+
+@contextmanager
+def bugs_logged(log: Path) -> Iterator[None]:
+    """Appends the traceback of an error that nobody expected to a file, and notes on the error where it is."""
+    try:
+        yield
+    except (HwnasError, BrokenPipeError):
+        raise
+    except Exception as error:
+        if not getattr(error, "__notes__", ()):
+            with suppress(OSError), log.open("a", encoding="utf-8") as file:
+                when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+                file.write(
+                    f"{when} process {os.getpid()}: a bug in hwnas\n{''.join(traceback.format_exception(error))}"
+                )
+                error.add_note(f"the traceback is in {log}")
         raise
 
 

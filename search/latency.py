@@ -148,6 +148,7 @@ class Device:
         inputs: Path | None = None,
         decided: Callable[[Reading], bool] = lambda reading: True,
         processes: int = 1,
+        fresh: bool = False,
     ) -> dict[str, Reading]:
         """Measures a network and keeps every raw sample; with its graph, the cost model learns from it.
 
@@ -165,13 +166,14 @@ class Device:
             decided: says whether a reading is sure enough; while it is not, there are up to ATTEMPTS measurements, each
                 in a fresh process, and all of them count.
             processes: how many there are at least; with more than one, none is taken from the store.
+            fresh: take none from the store, however many there are.
         """
         taken: list[Measurement] = []
         while True:
             with self._quiet.measuring() if self._profiler.here else nullcontext():
                 if processes > 1:
                     self._profiler.restart()
-                again = processes > 1 or bool(taken)
+                again = fresh or processes > 1 or bool(taken)
                 ask = self._profiler.measure_again if again else self._profiler.measure
                 told = ask(self.file(model), inputs)
             if isinstance(told, Estimate):

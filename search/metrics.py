@@ -60,6 +60,9 @@ METRICS: dict[str, MetricKind] = {
 }
 """Every metric of this version, by name."""
 
+TEST = "top1_test"
+"""`top1` on the test part: a reading of verified networks, and no metric of a study."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -88,6 +91,11 @@ class Metric:
         """
         name, at, device = text.strip().partition("@")
         kind = METRICS.get(name)
+        if name == TEST:
+            raise UsageError(
+                f"nothing is chosen by '{TEST}': it would no longer be the number to quote; write top1, which is of "
+                "the validation part"
+            )
         if kind is None:
             raise UsageError(f"unknown metric '{name}'{did_you_mean(name, METRICS)}")
         if kind.on_device and not device:

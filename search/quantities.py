@@ -9,6 +9,7 @@ from .metrics import Reading
 
 __all__ = [
     "axis_title",
+    "counted",
     "format_difference",
     "format_interval",
     "format_reading",
@@ -20,8 +21,8 @@ __all__ = [
 ]
 
 _LABELS = {
-    "top1": "Accuracy",
-    "top1_test": "Test accuracy",
+    "top1": "top1",
+    "top1_test": "top1 on test",
     "latency_ms": "Latency",
     "energy_mj": "Energy",
     "size_mb": "File size",
@@ -66,6 +67,15 @@ def axis_title(metric: str) -> str:
     'Latency on cpu (ms)'
     """
     return f"{label(metric)} ({unit(metric)})" if unit(metric) else label(metric)
+
+
+def counted(count: int, noun: str) -> str:
+    """Writes a number of things.
+
+    >>> counted(1, "network"), counted(1200, "network")
+    ('1 network', '1,200 networks')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _significant(value: float) -> str:
@@ -133,7 +143,7 @@ def format_interval(metric: str, reading: Reading) -> str:
 
 
 def format_tests(test: Reading, tests: Mapping[str, Reading]) -> str:
-    """Writes the accuracy on the test part: of the first device, and of those with another precision.
+    """Writes `top1` on the test part: of the first device, and of those with another precision.
 
     >>> format_tests(Reading(0.98), {"cpu8": Reading(0.97)})
     '98.0 % (cpu8: 97.0 %)'

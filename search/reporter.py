@@ -21,7 +21,13 @@ class Reporter(Protocol):
         """A trial has ended."""
 
     def finalist(self, number: int, total: int, verified: Verified) -> None:
-        """A finalist has been verified; `number` counts from 1."""
+        """A finalist has been verified or refused.
+
+        Args:
+            number: how many have been verified so far, the refused not counted.
+            total: how many are wanted, or fewer where there are no more.
+            verified: what was found.
+        """
 
 
 class Silent:

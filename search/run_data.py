@@ -179,6 +179,33 @@ class RunData:
         return self.front is not None and "finished" in kinds and "told" in kinds[: kinds.index("finished")]
 
     @cached_property
+    def refused(self) -> tuple[tuple[Trial, str], ...]:
+        """The finalists that the last verification refused, each with its reason; empty while there is none."""
+        rows = {trial.number: trial for trial in self.rows}
+        return tuple(
+            (rows[number], str(event.get("reason") or ""))
+            for number, event in self._finalists.items()
+            if number in rows and event.get("feasible") is False
+        )
+
+    @cached_property
+    def beaten(self) -> int:
+        """How many finalists were verified, and are not on the front: others beat them."""
+        sound = sum(event.get("feasible") is True for event in self._finalists.values())
+        return max(0, sound - len(self.verified))
+
+    @property
+    def _finalists(self) -> dict[int, dict[str, Any]]:
+        """What the log says of each finalist of the driver that finished last, by the number of its trial."""
+        kinds = [event.get("event") for event in self.events]
+        if self.front is None or "finished" not in kinds:
+            return {}
+        end = len(kinds) - 1 - kinds[::-1].index("finished")
+        begin = max((place for place in range(end) if kinds[place] == "started"), default=0)
+        found = (event for event in self.events[begin:end] if event.get("event") == "verified")
+        return {number: event for event in found if type(number := event.get("number")) is int}
+
+    @cached_property
     def verified(self) -> tuple[Trial, ...]:
         """The verified front; empty when the study has not ended."""
         return () if self.front is None else self._typed(self.front, "front.parquet")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ..spaces.errors import UsageError, did_you_mean
 from .metrics import Direction, Limit
 from .pareto import knee as knee_of
-from .quantities import format_difference, format_reading, format_tests, format_value, label
+from .quantities import counted, format_difference, format_reading, format_tests, format_value, label
 from .run_data import RunData, Trial
 
 __all__ = ["SCHEMA_VERSION", "Pick", "Relaxation", "Selection", "best_metric", "choose"]
@@ -167,8 +167,9 @@ def _counted(selection: Selection) -> str:
     held = selection.certain or selection.middle
     how = "" if selection.certain or not selection.middle else ", by their middle values only"
     if not selection.limits:
-        return f"Chosen among {selection.candidates} networks ({selection.among})."
-    return f"{held} of {selection.candidates} networks fit ({selection.among}{how})."
+        return f"Chosen among {counted(selection.candidates, 'network')} ({selection.among})."
+    fit = "fits" if held == 1 else "fit"
+    return f"{held} of {counted(selection.candidates, 'network')} {fit} ({selection.among}{how})."
 
 
 def describe(trial: Trial, metrics: Sequence[str]) -> str:
@@ -179,7 +180,7 @@ def describe(trial: Trial, metrics: Sequence[str]) -> str:
         if trial.reading(m).value is not None
     ]
     if trial.test.value is not None:
-        parts.insert(1, f"Test accuracy {format_tests(trial.test, trial.tests)}")
+        parts.insert(1, f"{label('top1_test')} {format_tests(trial.test, trial.tests)}")
     return " · ".join(parts)
 
 
@@ -413,6 +414,7 @@ def _why_nothing(run: RunData, pool: Sequence[Trial], limits: Sequence[Limit]) -
         return ()
     best = min(spare, key=lambda trial: _order(trial, best_metric(run.objectives), run.objectives))
     return (
-        f"{len(spare)} trials of the search hold these limits but were not verified, first of them {best.arch_id}:"
+        f"{counted(len(spare), 'trial')} of the search {'holds' if len(spare) == 1 else 'hold'} these limits, first of"
+        f" them {best.arch_id}, but none on the verified front:"
         " to verify them, run a study of another name with these limits",
     )

@@ -8,7 +8,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,8 +27,10 @@ from ..spaces.errors import (
     SpaceError,
     UsageError,
 )
-from .files import disk_errors, read_json, write_json, write_text
+from .files import bugs_logged, disk_errors, read_json, write_json, write_text
+from .interrupts import asked
 from .metrics import Limit
+from .quantities import counted
 from .reporter import Reporter, Silent
 from .run_data import RunData
 from .study_file import dump_study, fault_at, load_study_file
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from ..spaces import Shape, Space
     from .driver import Driver
     from .evaluation import Bench
-    from .feasibility import LimitCheck, Probe
+    from .feasibility import LimitCheck, Probe, TimePlan
     from .selection import Selection
     from .study_schema import DeviceSpec, StudySpec
     from .verification import Verified
@@ -47,6 +50,8 @@ __all__ = ["Check", "Result", "Study"]
 
 MAY_CHANGE = {"search": ("trials", "time_limit", "stop"), "run": None, "verify": None, "export": None}
 """Keys of a study file that may be another when a run is resumed; None stands for the whole section."""
+LOG = "run.log"
+"""File in the run folder for what children print, and for the traceback of a bug."""
 RESERVE_BYTES = 32 << 20
 """Free space on the disk without which nothing is started."""
 
@@ -59,13 +64,15 @@ class Result:
         folder: the run folder.
         trials: number of trials in it.
         front: number of networks on the verified front.
-        verified: number of finalists verified.
+        verified: number of finalists verified, those that another one beats included.
+        refused: number of finalists refused: they broke a limit when they were measured, or failed.
     """
 
     folder: Path
     trials: int
     front: int
     verified: int
+    refused: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Check:
         data: name and size of the data set.
         probes: the costs of the smallest, the middle, the largest and some random architectures.
         limits: how each limit fares among them.
-        plan: seconds of the search, the verification and both.
+        plan: how long it will take.
     """
 
     space: str
@@ -86,7 +93,7 @@ class Check:
     data: str
     probes: Sequence[Probe]
     limits: Sequence[LimitCheck]
-    plan: Mapping[str, float]
+    plan: TimePlan
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -95,7 +102,7 @@ class Check:
             "data": self.data,
             "probes": [probe.to_dict() for probe in self.probes],
             "limits": [check.to_dict() for check in self.limits],
-            "plan": dict(self.plan),
+            "plan": self.plan.to_dict(),
         }
 
 
@@ -162,7 +169,7 @@ class Study:
         space = self._space_at_once()
         self._metered()
         self._check_disk()
-        with study_lock(self.folder), ExitStack() as stack:
+        with study_lock(self.folder), bugs_logged(self.folder / LOG), ExitStack() as stack:
             from .storage import EventLog  # takes half a second: a locked study is refused before
 
             events = EventLog(self.folder / "events.jsonl")
@@ -182,7 +189,7 @@ class Study:
             except BaseException as error:
                 with suppress(HwnasError):  # the database has it all: of two faults the first is to be told
                     self._write_trials(driver)
-                if not isinstance(error, KeyboardInterrupt):
+                if not isinstance(error, KeyboardInterrupt) and (isinstance(error, HwnasError) or not asked()):
                     raise
                 done = sum(trial.state.is_finished() for trial in store.trials)
                 events.write("interrupted")
@@ -190,21 +197,27 @@ class Study:
                     f"stopped after {done} of {self.spec.search.trials} trials; the same command goes on"
                 ) from None
 
-    def check(self, samples: int = 8) -> Check:
+    def check(self, samples: int = 8, told: Callable[[str], None] = lambda text: None) -> Check:
         """Builds, exports and measures a few architectures; nothing is trained but one epoch, for the plan.
 
         Args:
             samples: random architectures beside the smallest, the middle and the largest.
+            told: is called with what is under way.
         """
         from .evaluation import Evaluator
         from .feasibility import check_limits, probe_space, time_plan
 
         space_at_once = self._space_at_once()
         self._metered()
+        told("data and space")
+        start = time.monotonic()
         with self._bench(space_at_once) as (bench, space, known):
+            start_s = time.monotonic() - start
             evaluator = Evaluator(bench, 0)
-            probes = probe_space(evaluator, space, self.spec.search.seed, samples)
-            epoch_s = evaluator.epoch_seconds(space.middle(), self.spec.search.seed)
+            seed, limits = self.spec.search.seed, self.spec.limits
+            probes = probe_space(evaluator, space, seed, samples, limits, told)
+            told("an epoch of training")
+            epoch_s = evaluator.epoch_seconds(space.middle(), seed)
             data = known["data"]
             return Check(
                 space.name,
@@ -212,7 +225,7 @@ class Study:
                 f"{data['name']} ({data['train']} to train on, {data['validation']} to validate on)",
                 probes,
                 check_limits(probes, self.spec.limits),
-                time_plan(self.spec, probes, epoch_s),
+                time_plan(self.spec, probes, epoch_s, start_s, data["validation"]),
             )
 
     def frame(self) -> pd.DataFrame:
@@ -240,7 +253,8 @@ class Study:
         driver.events.write("finished", trials=trials, front=len(front))
         if not front:
             raise InfeasibleError(self._why_empty(driver, verified))
-        return Result(self.folder, trials, len(front), len(verified))
+        sound = sum(each.feasible for each in verified)
+        return Result(self.folder, trials, len(front), sound, len(verified) - sound)
 
     @contextmanager
     def _bench(self, space: Space | None) -> Iterator[tuple[Bench, Space, dict[str, Any]]]:
@@ -448,7 +462,7 @@ class Study:
 
         reasons = [v.reason for v in verified if v.reason]
         if reasons:
-            return f"none of {len(verified)} finalists could be verified, the first because of {reasons[0]}"
+            return f"{counted(len(verified), 'finalist')} refused, none verified; the first because of {reasons[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
         return "nothing feasible: " + "; ".join(line.strip() for line in told if line.strip())
 

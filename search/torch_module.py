@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..profilers import Child, Runtime, get_runtime
 from ..profilers.serve import serve
 from ..spaces.errors import CandidateError, UsageError, did_you_mean
+from .branches import looks_at_values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,10 +43,12 @@ class TorchModule:
         self, name: str, input_shape: tuple[int, ...], allow_code: Path | None = None, deadline_s: float = DEADLINE_S
     ) -> None:
         self.name, self.input_shape, self.allow_code, self.deadline_s = name, input_shape, allow_code, deadline_s
+        self.looks_at = ""
+        """Where it decides by values of its input, `file:line`; known after a conversion, empty where it does not."""
         self._child = Child("hwnas.search.torch_module", name="converter")
 
     def convert(self, runtime: Runtime, precision: str, folder: Path) -> Path:
-        """Returns the module's file for a runtime, in `folder`.
+        """Returns the module's file for a runtime, in `folder`; of a module that decides by values, one of its ways.
 
         Raises:
             CandidateError: `build` or `export`, it cannot be built or converted; or it crashed or hung.
@@ -55,7 +58,8 @@ class TorchModule:
         file = runtime.file(folder / "module.onnx", precision)
         request = {"name": self.name, "input": list(self.input_shape), "runtime": runtime.name, "precision": precision}
         code = None if self.allow_code is None else str(self.allow_code.resolve())
-        self._child.call({"do": "convert", "path": str(file), "allow_code": code, **request}, self.deadline_s)
+        told = self._child.call({"do": "convert", "path": str(file), "allow_code": code, **request}, self.deadline_s)
+        self.looks_at = str(told["looks_at"])
         return file
 
     def __enter__(self) -> Self:
@@ -71,15 +75,29 @@ class TorchModule:
 
 
 def convert(request: dict[str, Any]) -> dict[str, Any]:
-    """Writes a module's file. Request: `name`, `allow_code`, `input`, `runtime`, `precision`, `path`."""
+    """Writes a module's file. Request: `name`, `allow_code`, `input`, `runtime`, `precision`, `path`.
+
+    Returns `looks_at`: `file:line` where the module decides by values of its input, or an empty text.
+    """
     import torch
 
     model = _built(request["name"], request["allow_code"])
     torch.manual_seed(0)
     example = torch.randn(1, *request["input"])
     samples = torch.randn(_CALIBRATION, *request["input"])
-    get_runtime(request["runtime"]).convert(model, example, Path(request["path"]), request["precision"], samples)
-    return {}
+    looks_at = looks_at_values(model, example)
+    torch.manual_seed(0)
+    try:
+        get_runtime(request["runtime"]).convert(model, example, Path(request["path"]), request["precision"], samples)
+    except CandidateError as error:
+        if looks_at and error.code == "export":
+            raise CandidateError(
+                "export",
+                f"it decides by values of its input ({looks_at}), which no file for {request['runtime']} can hold: "
+                "write it with torch.where",
+            ) from error
+        raise
+    return {"looks_at": looks_at}
 
 
 @functools.lru_cache(1)
@@ -111,7 +129,10 @@ def _found(name: str, allow_code: Path | None) -> Any:
         except ModuleNotFoundError as error:
             if not place.startswith(str(error.name)):
                 raise UsageError(f"module '{place}': {_one_line(error)}") from None
-            raise UsageError(f"no module '{place}' is installed; a file of your own: --allow-code FILE.py") from None
+            hint = "a file of your own: --allow-code FILE.py"
+            if allow_code is not None:
+                hint = f"that of --allow-code {allow_code.name} is '{allow_code.stem}': {allow_code.stem}:{attribute}"
+            raise UsageError(f"no module '{place}' is installed; {hint}") from None
         except Exception as error:  # whatever the user's code raises
             raise UsageError(f"module '{place}': {type(error).__name__}: {_one_line(error)}") from None
     public = [key for key in vars(module) if not key.startswith("_")]

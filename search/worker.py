@@ -69,8 +69,9 @@ class Worker:
 
         Request: `arch` (JSON), `seed`; `model`, path of the fp32 file to write; `precisions` of the devices, the first
         of which is the one whose file counts as the size; `probe`, stem of the files to write: `.x.npy`, real samples
-        (n, C, H, W), and `.y.npy`, torch's outputs (n, classes).
-        Returns `computed` (metric → value), `uncounted` (operators without a count) and `seconds` (of each stage).
+        (n, C, H, W), and `.y.npy`, torch's outputs (n, classes); `fresh`, true to convert what the cache has, too.
+        Returns `computed` (metric → value), `uncounted` (operators without a count), `seconds` (of each stage) and
+        `conversions` ([runtime, precision, seconds] of each file beside the ONNX file; part of the stage `export`).
         """
         clock = _Clock()
         architecture = Architecture.from_json(request["arch"])
@@ -79,9 +80,14 @@ class Worker:
         told = computed_metrics(model, self.space.input_of(architecture))
         computed = {name: value for name, value in told.items() if name != "uncounted"}
         clock.lap("count")
-        size_mb = self._export(model, architecture, request)
+        size_mb, conversions = self._export(model, architecture, request)
         clock.lap("export")
-        return {"computed": {**computed, "size_mb": size_mb}, "uncounted": told["uncounted"], "seconds": clock.laps}
+        return {
+            "computed": {**computed, "size_mb": size_mb},
+            "uncounted": told["uncounted"],
+            "seconds": clock.laps,
+            "conversions": conversions,
+        }
 
     def score(self, request: dict[str, Any]) -> dict[str, Any]:
         """Scores an untrained network by a proxy. Request: `arch`, `seed`. Returns `score`, `seconds`."""
@@ -113,7 +119,7 @@ class Worker:
         architecture = Architecture.from_json(request["arch"])
         model = self._build(architecture, seed=0)
         model.load_state_dict(load_file(request["weights"]))
-        return {"size_mb": self._export(model.eval(), architecture, request)}
+        return {"size_mb": self._export(model.eval(), architecture, request)[0]}
 
     def part(self, request: dict[str, Any]) -> dict[str, Any]:
         """Writes the validation or the test part as the network takes it.
@@ -164,8 +170,14 @@ class Worker:
         q = self.spec.quality
         return Recipe(q.batch, q.optimizer, q.learning_rate, q.weight_decay, q.label_smoothing, q.augment)
 
-    def _export(self, model: nn.Module, architecture: Architecture, request: dict[str, Any]) -> float:
-        """Writes the model's files and the samples to compare them on; returns the first device's size in megabytes."""
+    def _export(
+        self, model: nn.Module, architecture: Architecture, request: dict[str, Any]
+    ) -> tuple[float, list[tuple[str, str, float]]]:
+        """Writes the model's files and the samples to compare them on.
+
+        Returns:
+            The first device's size in megabytes; runtime, precision and seconds of each conversion.
+        """
         shape, path, probe = self.space.input_of(architecture), Path(request["model"]), Path(request["probe"])
         x = _sized(self.data.x_val[:PROBES], shape)
         with torch.inference_mode():
@@ -173,22 +185,32 @@ class Worker:
         if not torch.isfinite(y).all():
             raise CandidateError("non_finite", "an output of the network is not finite")
         write_onnx(model, x[:1], path)
-        made = {path}
+        made, conversions = {path}, []
         for name, precision in request["runtimes"]:
             runtime = get_runtime(name)
             file = runtime.file(path, precision)
             if file not in made:
                 made.add(file)
-                self._convert(runtime, model, x[:1], path, file, precision)
+                start = time.monotonic()
+                self._convert(runtime, model, x[:1], path, file, precision, fresh=bool(request.get("fresh")))
+                conversions.append((name, precision, time.monotonic() - start))
         _save(probe.with_name(f"{probe.name}.x.npy"), x)
         _save(probe.with_name(f"{probe.name}.y.npy"), y)
         name, precision = request["runtimes"][0]
-        return get_runtime(name).file(path, precision).stat().st_size / 1e6
+        return get_runtime(name).file(path, precision).stat().st_size / 1e6, conversions
 
     def _convert(
-        self, runtime: Runtime, model: nn.Module, example: Tensor, source: Path, file: Path, precision: str
+        self,
+        runtime: Runtime,
+        model: nn.Module,
+        example: Tensor,
+        source: Path,
+        file: Path,
+        precision: str,
+        *,
+        fresh: bool,
     ) -> None:
-        """Writes a device's file of a network whose ONNX file is there, or takes it from the cache."""
+        """Writes a device's file of a network whose ONNX file is there, or takes it from the cache unless `fresh`."""
         _, channels, height, width = example.shape
         calibration = self._calibration((channels, height, width))
 
@@ -198,7 +220,10 @@ class Worker:
             else:
                 runtime.convert(model, example, file, precision, calibration)
 
-        self.conversions.fetch(runtime, source, file, precision, calibration, make)
+        if fresh:
+            make()
+        else:
+            self.conversions.fetch(runtime, source, file, precision, calibration, make)
 
     def _calibration(self, shape: tuple[int, int, int]) -> Tensor:
         """Returns training samples, evenly spaced, as a network takes them."""

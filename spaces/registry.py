@@ -10,11 +10,12 @@ import hashlib
 import importlib.util
 import re
 import sys
+import traceback
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from .errors import HwnasError, SpaceError, did_you_mean
+from .errors import HwnasError, SpaceError, UsageError, did_you_mean
 from .fbnet import FBNet
 from .mobile import Mobile
 from .narrowing import Params
@@ -110,17 +111,19 @@ def execute(path: Path) -> ModuleType:
     """Runs a file that the user allowed, once per process.
 
     Raises:
-        SpaceError: there is no such file, or it fails.
+        UsageError: there is no such file, or it fails.
     """
     path = path.resolve()
     if path in _files:
         return _files[path]
+    if not path.exists():
+        raise UsageError(f"--allow-code: no file {path}")
     if not path.is_file():
-        raise SpaceError(f"--allow-code: {path} is not a file")
+        raise UsageError(f"--allow-code: {path} is not a file")
     name = f"hwnas_code_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or path.suffix != ".py":
-        raise SpaceError(f"--allow-code: {path} is not a .py file")
+        raise UsageError(f"--allow-code: {path} is not Python: its name does not end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -130,7 +133,7 @@ def execute(path: Path) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise SpaceError(f"--allow-code: {path}: {_one_line(error)}") from error
+        raise UsageError(f"--allow-code: {_place(error, path)}: {_one_line(error)}") from error
     _files[path] = module
     return module
 
@@ -144,7 +147,7 @@ def _spaces_of(module: ModuleType) -> dict[str, Found]:
         elif isinstance(value, type) and issubclass(value, Space) and value.__module__ == module.__name__:
             spaces[getattr(value, "name", value.__name__)] = value
     if not spaces:
-        raise SpaceError(f"--allow-code: {module.__file__} defines no space")
+        raise UsageError(f"--allow-code: {module.__file__} defines no space")
     for name in spaces:
         if not _NAME.fullmatch(name):
             raise SpaceError(f"--allow-code: space name {name!r} is not legal; use letters, digits and . _ -")
@@ -165,9 +168,17 @@ def _load_plugin(point: EntryPoint) -> Found:
     raise SpaceError(f"space plug-in '{point.name}' ({point.value}) is a {type(found).__name__}, expected a Space")
 
 
+def _place(error: BaseException, path: Path) -> str:
+    """Returns `file:line` or `file:line:column`, the last line of the user's file that an error passed through."""
+    if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
+        return f"{path}:{error.lineno}:{max(error.offset or 1, 1)}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
 def _one_line(error: BaseException) -> str:
-    line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{line}"
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {' '.join(text.split())}"
 
 
 def _shown(name: str) -> str:

@@ -212,7 +212,8 @@ class RemoteProfiler(Profiler):
                 except Lost as lost:  # of the request, of its answer, or of the golden network
                     why = str(lost)
                     if lost.final:
-                        break
+                        self._quarantine = why
+                        raise DeviceError(f"{self.host}: {why}") from None
             self._quarantine = why
             raise DeviceError(f"{self.host}: {why}; the device is in quarantine until the next start")
 

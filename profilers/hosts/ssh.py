@@ -37,6 +37,8 @@ OPTIONS = (
 
 _DESTINATION = re.compile(r"(?:([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})@)?([A-Za-z0-9][A-Za-z0-9_.-]{0,252})(?::(\d{1,5}))?")
 _PYTHON = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,63}|(?:~?(?:/[A-Za-z0-9_.][A-Za-z0-9_.+-]*){1,16})")
+_REFUSED = ("Permission denied", "Too many authentication failures", "Bad configuration")
+"""What ssh says where another try would end the same way."""
 _NO_RUNNER, _OLD_PYTHON, _BAD_DIGEST = 97, 96, 95
 
 _START = "import hashlib,os,runpy,sys;sys.version_info<(3,11) and sys.exit(96);k=sys.argv[1];"
@@ -157,8 +159,11 @@ class SshProfiler(RemoteProfiler):
         last = f": {said[-1]}" if said else ""
         if status == 255 and ("host key" in text.lower() or "HOST IDENTIFICATION" in text):
             return Lost("the host key is unknown or has changed: connect with `ssh` by hand and check it", final=True)
+        if status == 255 and "Could not resolve hostname" in text:
+            # of a board that has answered before, the network may be down: that passes
+            return Lost("its name does not resolve: check the name, or the network", final=self._fingerprint is None)
         if status == 255:
-            return Lost(f"ssh failed{last}", final="Permission denied" in text or "Bad configuration" in text)
+            return Lost(f"ssh failed{last}", final=any(said in text for said in _REFUSED))
         if status in (126, 127):
             return Lost(f"no '{self._python}' on the board: name its Python with --python", final=True)
         if status == _OLD_PYTHON:

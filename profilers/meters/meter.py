@@ -16,7 +16,18 @@ from typing import Any, ClassVar
 from ...spaces.errors import DeviceError, HwnasError, UsageError, did_you_mean
 from ..runtimes.runtime import Availability
 
-__all__ = ["AUTO", "MODEL", "NONE", "Meter", "find_meter", "meter_help", "meter_names", "open_meter", "stated_watts"]
+__all__ = [
+    "AUTO",
+    "MODEL",
+    "NONE",
+    "Meter",
+    "check_meter",
+    "find_meter",
+    "meter_help",
+    "meter_names",
+    "open_meter",
+    "stated_watts",
+]
 
 GROUP = "hwnas.meters"
 """Entry point group of plug-ins."""
@@ -145,7 +156,30 @@ def open_meter(options: Mapping[str, Any], runtime: str = "") -> Meter:
     own = {key: value for key, value in options.items() if key != "use"}
     if options["use"] == AUTO:
         return _first_here(own, runtime)
+    kind = _kind_of(options)
+    try:
+        return kind(**own)
+    except HwnasError:
+        raise
+    except Exception as error:  # whatever a plug-in does
+        raise DeviceError(f"meter '{kind.name}' cannot be opened: {_one_line(error)}") from error
+
+
+def check_meter(options: Mapping[str, Any]) -> None:
+    """Looks at the names in `{use: NAME, OPTION: …}`, and opens nothing.
+
+    Raises:
+        UsageError: no such meter or option, or one that is needed is not there.
+        DeviceError: the meter is withdrawn, or its plug-in cannot be loaded.
+    """
+    if stated_watts(options) is None and options["use"] not in (AUTO, NONE):
+        _kind_of(options)
+
+
+def _kind_of(options: Mapping[str, Any]) -> type[Meter]:
+    """Returns the class of a meter that has these options."""
     kind = find_meter(options["use"])
+    own = [key for key in options if key != "use"]
     known = inspect.signature(kind).parameters
     for key in own:
         if key not in known:
@@ -153,12 +187,7 @@ def open_meter(options: Mapping[str, Any], runtime: str = "") -> Meter:
     needed = [key for key, item in known.items() if item.default is item.empty and key not in own]
     if needed:
         raise UsageError(f"meter '{kind.name}' needs {', '.join(needed)}, e.g. {{use: {kind.name}, {needed[0]}: …}}")
-    try:
-        return kind(**own)
-    except HwnasError:
-        raise
-    except Exception as error:  # whatever a plug-in does
-        raise DeviceError(f"meter '{kind.name}' cannot be opened: {_one_line(error)}") from error
+    return kind
 
 
 def stated_watts(options: Mapping[str, Any] | None) -> float | None:

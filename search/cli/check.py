@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...spaces.errors import InfeasibleError
-from .common import allow_code, as_json, next_command, print_json, print_table, say
+from .common import allow_code, as_json, next_command, print_json, print_table, say, status
 
 if TYPE_CHECKING:
     from ..feasibility import LimitCheck
@@ -43,7 +43,8 @@ def command(
             else:
                 click.echo(text, nl=False)
             return 0
-        found = work.check(samples)
+        with status() as told:
+            found = work.check(samples, told)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -74,10 +75,16 @@ def _print(found: Check) -> None:
         print_table(["limit", "min", "middle", "max", "inside", "verdict"], [_limit_row(c) for c in found.limits])
     click.echo("")
     plan = found.plan
-    click.echo(
-        f"time: about {plan['total_s'] / 60:.1f} min "
-        f"(search {plan['search_s'] / 60:.1f}, verification {plan['verify_s'] / 60:.1f})"
+    print_table(
+        ["device", "conversion", "measurement"],
+        [[name, f"{each.conversion_s:.1f} s", f"{each.measurement_s:.1f} s"] for name, each in plan.devices.items()],
     )
+    click.echo(
+        f"time: about {plan.total_s / 60:.1f} min (search {plan.search_s / 60:.1f}, verification "
+        f"{plan.verify_s / 60:.1f}); a trial takes {plan.trial_s:.1f} s"
+    )
+    if noisy := [name for name, each in plan.devices.items() if each.noisy]:
+        say(f"this machine is busy: measurements on {', '.join(noisy)} are noisy, and take longer than when it is idle")
 
 
 def _limit_row(check: LimitCheck) -> list[str]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["OUTDATED", "allow_code", "as_json", "next_command", "out_of", "print_json", "print_table", "say"]
+from ...spaces.errors import UsageError, did_you_mean
+
+__all__ = ["OUTDATED", "allow_code", "as_json", "next_command", "out_of", "print_json", "print_table", "say", "status"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 SCHEMA_VERSION = 1
@@ -26,10 +32,24 @@ def allow_code(function: F) -> F:
     """Adds `--allow-code`."""
     return click.option(
         "--allow-code",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=click.Path(path_type=Path),
         metavar="FILE",
+        callback=_python_file,
         help="A Python file of your own; it is executed.",
     )(function)
+
+
+def _python_file(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Says what is wrong with the file's name before anything is looked for in it."""
+    if path is not None and not path.exists():
+        folder = path.parent
+        beside = [file.name for file in folder.glob("*.py")] if folder.is_dir() else []
+        near = did_you_mean(path.name, beside)
+        raise UsageError(f"--allow-code: no file '{path}'{near if near.startswith(' (did') else ''}")
+    if path is not None and (path.suffix != ".py" or not path.is_file()):
+        what = "a folder" if path.is_dir() else "not Python"
+        raise UsageError(f"--allow-code: '{path}' is {what}: give a file whose name ends in .py")
+    return path
 
 
 def out_of(function: F) -> F:
@@ -62,6 +82,27 @@ def say(text: str) -> None:
     context = click.get_current_context(silent=True)
     if context is None or not (context.obj or {}).get("quiet"):
         click.echo(text, err=True)
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """Gives a function that shows what is under way, in one line on standard error that is gone in the end.
+
+    It shows nothing where nobody looks: no terminal, or `--quiet`.
+    """
+    context = click.get_current_context(silent=True)
+    quiet = context is not None and bool((context.obj or {}).get("quiet"))
+    shows = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+
+    def show(text: str) -> None:
+        if shows:
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be cleared
+            print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        show("")
 
 
 def next_command(*words: object) -> None:

@@ -32,6 +32,7 @@ def command(run: Path, host: str, port: int) -> None:
 
     from optuna_dashboard import wsgi
 
+    from .. import interrupts
     from ..storage import open_readable
 
     app = wsgi(open_readable(database))
@@ -42,6 +43,8 @@ def command(run: Path, host: str, port: int) -> None:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            thread.join()
+            while thread.is_alive():
+                thread.join(1.0)
+                interrupts.check()
         finally:
             server.shutdown()

@@ -88,6 +88,7 @@ def add(
     _check_name(name)
     if not host.startswith(("ssh:", "adb:")):
         raise UsageError(f"'{host[:64]}' is not a host: ssh:[USER@]HOST[:PORT] or adb:SERIAL")
+    _check_kind(runtime, precision)
     known = read_devices()
     device = KnownDevice(host, runtime, threads, precision, python, tool, allow_adb_tcp)
     with device.open() as profiler:
@@ -109,7 +110,9 @@ def add(
 @as_json
 def test(name: str | None, as_json: bool) -> None:
     """Measure the golden network on NAME, or on every device that was added."""
+    from .. import interrupts
     from ..known_devices import read_devices
+    from ..quantities import counted
 
     known = read_devices()
     if name is not None and name not in known:
@@ -117,6 +120,7 @@ def test(name: str | None, as_json: bool) -> None:
     rows: list[dict[str, Any]] = []
     for each, device in known.items():
         if name in (None, each):
+            interrupts.check()
             rows.append({"name": each, "host": device.host, **_test(device)})
     if as_json:
         print_json({"devices": rows})
@@ -124,7 +128,9 @@ def test(name: str | None, as_json: bool) -> None:
         print_table(["name", "host", "test"], [[row["name"], row["host"], row["test"]] for row in rows])
     lost = [row for row in rows if not row["ok"]]
     if lost:
-        raise DeviceError(f"{len(lost)} of {len(rows)} devices failed: {', '.join(row['name'] for row in lost)}")
+        raise DeviceError(
+            f"{len(lost)} of {counted(len(rows), 'device')} failed: {', '.join(row['name'] for row in lost)}"
+        )
 
 
 @command.command("remove")
@@ -148,6 +154,23 @@ def _check_name(name: str) -> None:
         raise UsageError("NAME: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")
     if name in ("local", *runtime_names(), *estimated_names()):
         raise UsageError(f"NAME: '{name}' means a runtime of this machine: choose another")
+
+
+def _check_kind(runtime: str, precision: str) -> None:
+    """Refuses a runtime or a precision that nobody has, before the device is asked.
+
+    Raises:
+        UsageError: there is none of that name.
+        DeviceError: there is, but this runtime does not have the precision.
+    """
+    from ...profilers import get_runtime, runtime_names
+
+    if runtime not in runtime_names():
+        raise UsageError(f"--runtime: unknown '{runtime[:64]}'{did_you_mean(runtime[:64], runtime_names())}")
+    precisions = {each for name in runtime_names() for each in get_runtime(name).precisions}
+    if precision not in precisions:
+        raise UsageError(f"--precision: unknown '{precision[:64]}'{did_you_mean(precision[:64], precisions)}")
+    get_runtime(runtime).check_precision(precision)
 
 
 def _reach(profiler: Profiler, host: str, yes: bool) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import click
 
 from ...spaces.errors import DiskError, HwnasError, UsageError
+from .. import interrupts
 
-__all__ = ["main"]
+__all__ = ["run"]
 
 VERBS = {
     "doctor": "Versions, devices, runtimes, and what disturbs measurements here.",
@@ -78,20 +78,12 @@ def cli(ctx: click.Context, verbose: int, quiet: bool, no_color: bool, debug: bo
     ctx.obj = {"verbose": verbose, "quiet": quiet, "color": not plain and sys.stdout.isatty(), "debug": debug}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-        arguments: without the program's name; those of the process when left out.
-
-    Returns:
-        The exit code.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
+def run(arguments: list[str]) -> int:
+    """Runs a command line; returns its exit code."""
     debug = "--debug" in arguments
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result: Any = cli.main(args=arguments, prog_name="hwnas", standalone_mode=False)
+        interrupts.check()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:
@@ -102,19 +94,24 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # after the verb
         return _said("interrupted", 130)
     except HwnasError as error:
         if debug:
             raise
+        if interrupts.asked() and error.exit_code != 130:  # what a signal in an import or a call can turn into
+            return _said(f"interrupted ({error})", 130)
         return _said(str(error), error.exit_code)
     except Exception as error:
         if debug:
             raise
+        if interrupts.asked():
+            return _said("interrupted", 130)
         if isinstance(error, OSError) and error.errno in _DISK:
             return _said(f"{error.filename or 'disk'}: {(error.strerror or '').lower()}", DiskError.exit_code)
         text = " ".join(str(error).split())[:300]
-        return _said(f"a bug in hwnas: {type(error).__name__}: {text} (--debug shows where)", 1)
+        where = next(iter(getattr(error, "__notes__", ())), "--debug shows where")
+        return _said(f"a bug in hwnas: {type(error).__name__}: {text} ({where})", 1)
     return result if isinstance(result, int) else 0
 
 
@@ -125,7 +122,3 @@ _DISK = {5, 13, 27, 28, 30, 122}
 def _said(text: str, code: int) -> int:
     click.echo(f"hwnas: {text}" if code != UsageError.exit_code else text, err=True)
     return code
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

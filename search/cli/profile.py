@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import click
 from click.core import ParameterSource
 
 from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError, did_you_mean
-from .common import allow_code, as_json, next_command, print_json, say
+from .. import interrupts
+from .common import allow_code, as_json, next_command, print_json, say, status
 
 if TYPE_CHECKING:
     from ...profilers import Profiler, Runtime
@@ -67,6 +69,7 @@ def command(
     Devices such as ethos-u55-128 are estimated by their vendor's tool, not measured.
     Exit code 4 when a meter that was named tells nothing.
     """
+    from ..torch_module import TorchModule
     from .profiled import Profiled, print_profiles
 
     named = [_named(device) for device in devices]
@@ -77,7 +80,17 @@ def command(
         source = _source(model, shape, allow_code, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-profile-")))
         how: dict[str, Any] = {"threads": threads, "meter": options, "layers": layers}
-        found = [_profile(source, device, folder, **how) for device in named]
+        with status() as told:
+            found = []
+            for place, device in enumerate(named, 1):
+                interrupts.check()
+                where = f"{device.title} ({place} of {len(named)})" if len(named) > 1 else device.title
+                found.append(_profile(source, device, folder, _saying(told, where), **how))
+    if isinstance(source, TorchModule) and source.looks_at:
+        say(
+            f"{source} decides by values of its input ({source.looks_at}): its files keep the way that one random "
+            "sample took, and only that is measured"
+        )
     energies = [profile.told.energy for profile in found if isinstance(profile, Profiled)]
     lost = [energy.reason for energy in energies if energy and energy.source == "missing"]
     if as_json:
@@ -90,6 +103,10 @@ def command(
     if not as_json:
         next_command("hwnas", "doctor", "--noise")
     return code
+
+
+def _saying(told: Callable[[str], None], where: str) -> Callable[[str], None]:
+    return lambda what: told(f"{where}: {what}")
 
 
 def _check_threads(named: list[_Device], threads: int) -> None:
@@ -134,10 +151,20 @@ def _plain(value: str) -> str | int | float:
 def _source(model: str, shape: str | None, code: Path | None, stack: contextlib.ExitStack) -> Path | TorchModule:
     """Returns what MODEL names: a file, or a module whose converter lives as long as `stack`."""
     if Path(model).is_file():
+        suffix = Path(model).suffix
+        if suffix in _INSTEAD:
+            raise UsageError(f"'{model}' {_INSTEAD[suffix].format(model=model, stem=Path(model).stem)}")
+        if not _who_runs(Path(model)):
+            raise UsageError(f"'{model}' is no model file of a known kind: give an ONNX file")
         if shape is not None:
             raise UsageError(f"--input is for torch modules; '{model}' tells the shape of its input itself")
         return Path(model)
+    if Path(model).is_dir():
+        raise UsageError(f"'{model}' is a folder: give a file in it, e.g. {_some_model(Path(model))}")
     place, colon, attribute = model.partition(":")
+    if colon and place.endswith(".py"):
+        module = f"{Path(place).stem}:{attribute}"
+        raise UsageError(f"'{model}': give the module by its name: {module} --input C,H,W --allow-code {place}")
     if not colon or not all(map(str.isidentifier, (*place.split("."), attribute))):
         raise UsageError(
             f"no file '{model}': give an ONNX file, e.g. runs/NAME/artifacts/ID/model.onnx, or package.module:attribute"
@@ -152,6 +179,26 @@ def _source(model: str, shape: str | None, code: Path | None, stack: contextlib.
     return stack.enter_context(TorchModule(model, tuple(map(int, sides)), code))
 
 
+_WEIGHTS = "holds weights, and not the network: give its torch module, package.module:attribute, or its ONNX file"
+_KERAS = "is not read: convert it, and give the ONNX or the .tflite file"
+_INSTEAD = {
+    ".py": "is Python: give the name of the torch module in it: {stem}:ATTRIBUTE --input C,H,W --allow-code {model}",
+    **dict.fromkeys((".param", ".bin"), "is one half of ncnn's own form: give the ONNX file, with --device ncnn"),
+    ".xml": "is OpenVINO's own form: give the ONNX file, with --device openvino",
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), _WEIGHTS),
+    **dict.fromkeys((".h5", ".keras", ".pb"), _KERAS),
+}
+"""Ending of a file that cannot be profiled → what it is, and what to give instead."""
+
+
+def _some_model(folder: Path) -> Path:
+    """Returns a model file in a folder, such as that of a run, or what one is called there."""
+    for pattern in ("*.onnx", "*.tflite", "artifacts/*/model.onnx"):
+        if found := sorted(folder.glob(pattern)):
+            return found[0]
+    return folder / "model.onnx"
+
+
 @dataclass(frozen=True)
 class _Device:
     """A runtime of this machine, or a device that the user added."""
@@ -160,6 +207,10 @@ class _Device:
     runtime: str
     precision: str
     known: KnownDevice | None = None
+
+    @property
+    def title(self) -> str:
+        return self.name or f"{self.runtime}:{self.precision}"
 
     def open(self, threads: int, precision: str, meter: dict[str, Any]) -> Profiler:
         from ...profilers import LocalProfiler
@@ -187,8 +238,16 @@ def _named(device: str) -> _Device:
 
 
 def _profile(
-    model: Path | TorchModule, device: _Device, folder: Path, *, threads: int, meter: dict[str, Any], layers: bool
+    model: Path | TorchModule,
+    device: _Device,
+    folder: Path,
+    says: Callable[[str], None],
+    *,
+    threads: int,
+    meter: dict[str, Any],
+    layers: bool,
 ) -> Profiled | Estimated:
+    """Profiles a model on a device; `says` is called with what is under way."""
     from ...profilers import LocalProfiler, MeasurementStore, Stored, estimated_names, get_runtime
     from ...profilers.model_gate import check_model
     from ...profilers.profiler import measured
@@ -198,6 +257,7 @@ def _profile(
     runtime, precision = device.runtime, device.precision
     found = get_runtime(runtime)
     try:
+        says("converting")
         if isinstance(model, Path):
             check_model(model)
             if model.suffix == ".onnx" and is_quantised(model):
@@ -211,10 +271,13 @@ def _profile(
         if runtime in estimated_names():
             from ...profilers.runtimes.ethos_u import EthosUProfiler
 
+            says("estimating")
             with EthosUProfiler(runtime) as npu:
                 return Estimated(runtime, npu.estimate(file), npu.graph(file))
+        says("measuring")
         with device.open(threads, precision, meter) as profiler:
             told = measured(Stored(profiler, MeasurementStore(), ask=False), file, PROCESSES)
+            says("reading its operators and memory")
             graph = profiler.graph(file)
             if file == model and file.suffix != ".onnx":  # the file itself says what it computes in
                 precision = "int8" if any(node.dtype == "int8" for node in graph.nodes) else precision
@@ -232,6 +295,13 @@ def _profile(
         raise DataError(f"{model}: {error}") from error
 
 
+def _who_runs(model: Path) -> list[str]:
+    """Returns the runtimes whose files end as this one."""
+    from ...profilers import get_runtime, runtime_names
+
+    return [name for name in runtime_names() if get_runtime(name).suffix == model.suffix]
+
+
 def _file(model: Path, runtime: Runtime, precision: str, folder: Path) -> Path:
     """Returns the file that a runtime needs: the one given, or one made from it."""
     from ...profilers import OnnxBased
@@ -241,7 +311,8 @@ def _file(model: Path, runtime: Runtime, precision: str, folder: Path) -> Path:
     if file.suffix == model.suffix and (model.suffix != ".onnx" or precision != "int8" or is_quantised(model)):
         return model
     if model.suffix != ".onnx":
-        raise UsageError(f"{runtime.name} does not run {model.suffix or 'such'} files such as '{model}'")
+        able = " or ".join(_who_runs(model))
+        raise UsageError(f"{runtime.name} does not run {model.suffix} files such as '{model}': give --device {able}")
     if not isinstance(runtime, OnnxBased):
         raise DeviceError(f"{runtime.name} makes its files from torch modules, not from '{model}'")
     if not file.is_file():

@@ -14,6 +14,7 @@ from .common import allow_code, as_json, next_command, out_of, print_json, print
 if TYPE_CHECKING:
     from ..outcome import Outcome
     from ..run_data import RunData
+    from ..study import Result
     from ..study_schema import StudySpec
     from ..verification import Verified
 
@@ -30,10 +31,11 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
     STUDY is a study file; KEY=VALUE overrides one of its keys, e.g. search.trials=100. `search.trials` is the total
     over all resumes. The run folder gets the trials, the verified front, the files to ship and the page.
     """
+    from ..files import bugs_logged
     from ..report import write_report
     from ..run_data import RunData
     from ..selection import choose
-    from ..study import Study
+    from ..study import LOG, Study
 
     work = Study.from_yaml(study, overrides, folder=out, allow_code=allow_code)
     start = time.monotonic()
@@ -43,18 +45,21 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
         result = work.run(printer)
     except InfeasibleError:
         if (work.folder / "front.parquet").is_file():
-            write_report(RunData.load(work.folder), page)
+            with bugs_logged(work.folder / LOG):
+                write_report(RunData.load(work.folder), page)
             say(f"page: {page}")
         raise
-    run = RunData.load(work.folder)
-    write_report(run, page)
-    selection = choose(run, run.limits)
+    with bugs_logged(work.folder / LOG):
+        run = RunData.load(work.folder)
+        write_report(run, page)
+        selection = choose(run, run.limits)
     if as_json:
         print_json(
             {
                 "run": str(work.folder),
                 "trials": result.trials,
                 "verified": result.verified,
+                "refused": [{"arch_id": trial.arch_id, "reason": reason} for trial, reason in run.refused],
                 "front": [_front_row(run, index) for index in range(len(run.verified or ()))],
                 "selection": selection.to_dict(),
                 "report": str(page),
@@ -66,10 +71,18 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
     click.echo("")
     for line in selection.lines():
         click.echo(line)
-    say(f"{result.trials} trials, {result.verified} finalists verified, {time.monotonic() - start:.0f} s")
+    say(_counts(result, time.monotonic() - start))
     say(f"page: {page}")
     best = selection.picks[0].trial.arch_id if selection.picks else "ARCH_ID"
     next_command("hwnas", "export", work.folder, best)
+
+
+def _counts(result: Result, seconds: float) -> str:
+    from ..quantities import counted
+
+    said = f"{counted(result.trials, 'trial')}; {counted(result.verified, 'finalist')} verified"
+    said += f", {result.front} of them on the front" if result.front != result.verified else ""
+    return f"{said}, {result.refused} refused; {seconds:.0f} s" if result.refused else f"{said}; {seconds:.0f} s"
 
 
 class _Printer:
@@ -119,20 +132,21 @@ class _Printer:
             format_reading(metric, verified.readings[metric]) if metric in verified.readings else "-"
             for metric in self._metrics
         ]
-        note = verified.reason or "verified"
-        self._print(self._columns(f"final {number}/{total}", verified.arch_id, cells, f"{verified.seconds:.1f}", note))
+        first = f"final {number}/{total}" if verified.feasible else "final -"
+        note = "verified" if verified.feasible else f"refused: {verified.reason}"
+        self._print(self._columns(first, verified.arch_id, cells, f"{verified.seconds:.1f}", note))
 
 
 def _print_front(run: RunData) -> None:
     """Prints the verified front, best first."""
-    from ..quantities import format_reading, format_tests
+    from ..quantities import counted, format_reading, format_tests, label
 
     members = run.verified or ()
     metrics = [metric for metric in run.metrics if any(m.value(metric) is not None for m in members)]
     click.echo("")
     guessed = [name for name in metrics if any(m.reading(name).source == "estimated" for m in members)]
     how = f"exported; estimated, not measured: {', '.join(guessed)}" if guessed else "exported, measured"
-    click.echo(f"verified front: {len(members)} networks, trained over seeds, {how}")
+    click.echo(f"verified front: {counted(len(members), 'network')}, trained over seeds, {how}")
     main = run.objectives[0][0]
     ordered = sorted(members, key=lambda member: -(member.value(main) or 0.0))
     rows = [
@@ -143,7 +157,11 @@ def _print_front(run: RunData) -> None:
         ]
         for member in ordered
     ]
-    print_table(["network", *metrics, "top1 on test"], rows)
+    print_table(["network", *metrics, label("top1_test")], rows)
+    if run.refused:
+        click.echo("")
+        click.echo(f"refused: {counted(len(run.refused), 'finalist')}")
+        print_table(["network", "reason"], [[trial.arch_id, reason] for trial, reason in run.refused])
 
 
 def _front_row(run: RunData, index: int) -> dict[str, object]:

@@ -37,7 +37,7 @@ _TERMS = (
     ),
     (
         "Intervals and bars",
-        "the range in which the value lies in nine cases out of ten: spread over seeds for accuracy, over repeated"
+        "the range in which the value lies in nine cases out of ten: spread over seeds for top1, over repeated"
         " measurements for latency, the model's own uncertainty for predictions.",
     ),
     (
@@ -49,6 +49,10 @@ _TERMS = (
         "Verified front",
         "networks trained over several seeds, exported, and measured again on the device, or estimated where the device"
         " is not there; none of them is beaten in every objective by another one.",
+    ),
+    (
+        "Refused",
+        "a finalist that does not surely hold a limit once it is trained over seeds and measured again, or that fails.",
     ),
     ("Knee", "the member of the front beyond which each gain costs more than it did before."),
     ("Hypervolume", "how much of the objective space the networks found so far dominate; larger is better."),
@@ -73,9 +77,8 @@ def glossary(metrics: Sequence[str], *, verified: bool, predicted: bool) -> tupl
         verified: whether it has a verified front.
         predicted: whether it compares predictions with measurements.
     """
-    rows = [("Test accuracy", _TEST)] if verified else []
-    titles = {"top1": "Validation accuracy"} if verified else {}
-    rows += [(titles.get(metric) or axis_title(metric), _metric(metric)) for metric in metrics]
+    rows = [(axis_title("top1_test"), _TEST)] if verified else []
+    rows += [(axis_title(metric), _metric(metric)) for metric in metrics]
     rows += _TERMS
     if predicted:
         rows.append(("Within 10 %", "share of predictions that differ from the measurement by at most a tenth."))

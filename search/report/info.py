@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..metrics import Reading
-from ..quantities import axis_title, format_interval, format_reading, format_tests, label
+from ..quantities import axis_title, counted, format_interval, format_reading, format_tests, label
 from ..run_data import RunData, Trial
 from ..selection import ROLE_TITLES, Pick, Selection, best_metric, choose
 from .glossary import glossary, meaning_of
@@ -121,6 +121,7 @@ class PageInfo:
         columns: titles of the table's columns of metrics.
         table: rows of the front.
         failures: by reason, most frequent first.
+        refused: finalists that were refused: (id, number of the trial, reason).
         commands: how to run it again.
         facts: versions, devices, seeds, digests.
         study: the resolved study file.
@@ -139,6 +140,7 @@ class PageInfo:
     columns: tuple[str, ...]
     table: tuple[FrontRow, ...]
     failures: tuple[FailureRow, ...]
+    refused: tuple[tuple[str, int, str], ...]
     commands: tuple[str, ...]
     facts: tuple[Fact, ...]
     study: str
@@ -162,9 +164,10 @@ def page_info(run: RunData) -> PageInfo:
         placements=tuple(_placement(view) for view in views),
         progress=progress(run),
         agreements=found,
-        columns=(*(("Test accuracy",) if run.verified else ()), *(_titled(metric, run) for metric in metrics)),
+        columns=(*((axis_title("top1_test"),) if run.verified else ()), *map(axis_title, metrics)),
         table=tuple(_front_row(run, trial, metrics, selection) for trial in members),
         failures=_failures(run),
+        refused=tuple((trial.arch_id, trial.number, reason) for trial, reason in run.refused),
         commands=_commands(run, selection),
         facts=tuple(Fact(name, value) for name, value in _flat(run.environment)),
         study=_yaml(run.study),
@@ -178,11 +181,6 @@ def _members(run: RunData) -> list[Trial]:
     main, direction = best_metric(run.objectives)
     front = run.verified or tuple(trial for trial in run.rows if trial.on_front)
     return sorted(front, key=lambda trial: trial.value(main) or 0.0, reverse=direction == "maximize")
-
-
-def _titled(metric: str, run: RunData) -> str:
-    """Names a metric; beside a test accuracy the other one is named by its part of the data."""
-    return "Validation accuracy" if metric == "top1" and run.verified else axis_title(metric)
 
 
 def _shown(run: RunData) -> tuple[str, ...]:
@@ -201,7 +199,9 @@ def _headline(run: RunData, selection: Selection) -> Headline:
         return Headline(answer, _basis(selection), _cards(run, selection), (), selection.notes)
     if not selection.candidates:
         return Headline("Nothing to ship yet", "No trial has been completed.", (), (), selection.notes)
-    reason = f"None of {_crowd(selection)} holds {_listed([str(limit) for limit in selection.limits])}."
+    whom = _crowd(selection).capitalize() if selection.candidates == 1 else f"None of {_crowd(selection)}"
+    holds = "does not hold" if selection.candidates == 1 else "holds"
+    reason = f"{whom} {holds} {_listed([str(limit) for limit in selection.limits])}."
     relaxations = tuple(relaxation.text for relaxation in selection.relaxations)
     return Headline("Nothing fits the limits", reason, (), relaxations, selection.notes)
 
@@ -227,7 +227,9 @@ def _basis(selection: Selection) -> str:
     held = selection.certain or selection.middle
     how = "even at the worse end of every interval" if selection.certain else "but by their middle values only"
     share = "All" if held == selection.candidates else str(held)
-    return f"{share} of {_crowd(selection)} hold {_listed([str(limit) for limit in selection.limits])}, {how}."
+    who = _crowd(selection).capitalize() if selection.candidates == 1 else f"{share} of {_crowd(selection)}"
+    limits = _listed([str(limit) for limit in selection.limits])
+    return f"{who} {'holds' if held == 1 else 'hold'} {limits}, {how}."
 
 
 def _cards(run: RunData, selection: Selection) -> tuple[Card, ...]:
@@ -240,15 +242,12 @@ def _cards(run: RunData, selection: Selection) -> tuple[Card, ...]:
 def _card(picks: Sequence[Pick], selection: Selection) -> Card:
     trial = picks[0].trial
     figures = [
-        (
-            "Validation accuracy" if metric == "top1" and trial.test.value is not None else label(metric),
-            format_reading(metric, trial.reading(metric)),
-        )
+        (label(metric), format_reading(metric, trial.reading(metric)))
         for metric in selection.metrics
         if trial.value(metric) is not None
     ]
     if trial.test.value is not None:
-        figures.insert(0, ("Test accuracy", format_tests(trial.test, trial.tests)))
+        figures.insert(0, (label("top1_test"), format_tests(trial.test, trial.tests)))
     return Card(
         roles=tuple(ROLE_TITLES[pick.role] for pick in picks),
         arch_id=trial.arch_id,
@@ -262,21 +261,25 @@ def _card(picks: Sequence[Pick], selection: Selection) -> Card:
 def _counts(run: RunData) -> tuple[Count, ...]:
     states = [trial.state for trial in run.rows]
     rows = [
-        Count("trials", len(states)),
+        Count("trial" if len(states) == 1 else "trials", len(states)),
         Count("completed", states.count("complete")),
         Count("rejected or stopped early", states.count("pruned")),
         Count("failed", states.count("fail")),
         Count("running", states.count("running")),
     ]
-    if run.verified:
-        rows.append(Count("verified", len(run.verified)))
-    return tuple(row for row in rows if row.value or row.name == "trials")
+    rows += [
+        Count("on the verified front", len(run.verified)),
+        Count("verified, not on the front", run.beaten),
+        Count("refused", len(run.refused)),
+    ]
+    return (rows[0], *(row for row in rows[1:] if row.value))
 
 
 def _placement(view: FrontView) -> str:
     """Says where each trial is drawn in a view, so that the points can be counted."""
     plotted = sum(len(points) for _, points in view.groups)
-    text = f"{plotted} of {view.trial_count} trials have a point in the plot."
+    some = "has" if plotted == 1 else "have"
+    text = f"{plotted} of {counted(view.trial_count, 'trial')} {some} a point in the plot."
     if view.strips:
         strips = "; ".join(f"{strip.title} ({strip.where})" for strip in view.strips)
         text += f" The others lie in strips beneath it: {strips}."
@@ -366,7 +369,7 @@ def _hovers(run: RunData) -> dict[str, tuple[str, ...]]:
 def _hover(run: RunData, trial: Trial, title: str) -> tuple[str, ...]:
     lines = [f"{title} · {trial.arch_id}" if trial.arch_id else title]
     if trial.test.value is not None:
-        lines.append(f"Test accuracy {format_tests(trial.test, trial.tests)}")
+        lines.append(f"{label('top1_test')} {format_tests(trial.test, trial.tests)}")
     for metric in run.metrics:
         reading = trial.reading(metric)
         if reading.value is not None:
@@ -388,7 +391,7 @@ def agreement_text(agreement: Agreement) -> str:
     """Says in one sentence how good the predictions were."""
     count = len(agreement.pairs)
     return (
-        f"{count} network{'s' if count > 1 else ''} both predicted and measured: {100 * agreement.within_ten:.0f} %"
+        f"{counted(count, 'network')} both predicted and measured: {100 * agreement.within_ten:.0f} %"
         f" within 10 %, half of them within {100 * agreement.middle_error:.1f} %; the interval held the measurement in"
         f" {100 * agreement.covered:.0f} %."
     )

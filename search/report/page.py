@@ -93,6 +93,7 @@ def _body(info: PageInfo) -> Markup:
             _headline(info.headline),
             _front_section(info),
             _table_section(info),
+            _refused_section(info),
             _progress_section(info),
             _agreement_section(info),
             _failure_section(info),
@@ -256,13 +257,34 @@ def _failure_section(info: PageInfo) -> Markup:
     return _section("failures", title, element("div", table, class_="scroll"))
 
 
+def _refused_section(info: PageInfo) -> Markup | None:
+    if not info.refused:
+        return None
+    heads = (element("th", name, scope="col", class_="text") for name in ("Network", "Reason"))
+    rows = (
+        element(
+            "tr",
+            element("th", element("code", arch_id), element("small", f"trial {number}"), scope="row", class_="text"),
+            element("td", f"refused: {reason}", class_="text"),
+        )
+        for arch_id, number, reason in info.refused
+    )
+    table = element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
+    return _section("refused", "Finalists that were refused", element("div", table, class_="scroll"))
+
+
 def _failure(row: FailureRow) -> Markup:
     some = ", ".join(str(number) for number in row.numbers[:12]) + (", …" if len(row.numbers) > 12 else "")
     return element(
         "tr",
         element("th", row.reason, element("small", row.meaning) if row.meaning else None, scope="row", class_="text"),
         element("td", str(len(row.numbers))),
-        element("td", row.example, element("small", f"trials {some}"), class_="text"),
+        element(
+            "td",
+            row.example,
+            element("small", f"{'trial' if len(row.numbers) == 1 else 'trials'} {some}"),
+            class_="text",
+        ),
     )
 
 

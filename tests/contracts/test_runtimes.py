@@ -312,7 +312,10 @@ def test_unknown_names() -> None:
 def test_the_measuring_process_is_light() -> None:
     code = (
         "import sys, time; start = time.perf_counter(); import hwnas.profilers.runner; "
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'pandas', 'optuna', 'fvcore'} & set(sys.modules); "
-        "assert not heavy, heavy; assert time.perf_counter() - start < 5"
+        "print(time.perf_counter() - start, *(name.partition('.')[0] for name in sys.modules))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, *modules = done.stdout.split()
+    assert "hwnas" in modules and "numpy" in modules
+    assert not {"torch", "onnx", "onnxruntime", "openvino", "pandas", "optuna", "fvcore"} & set(modules)
+    assert float(seconds) < 5

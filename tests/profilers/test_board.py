@@ -328,7 +328,9 @@ def test_the_lock_of_a_removed_file_keeps_nobody_out(runtime_folder: Path) -> No
     with hold_lease("board", 1.0):
         (runtime_folder / "hwnas-board.lock").unlink()
         with hold_lease("board", 1.0):
-            pass
+            assert (runtime_folder / "hwnas-board.lock").exists()
+            with pytest.raises(DeviceError, match="device_busy"), hold_lease("board", 0.05):
+                pass
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "x" * 100, "-x"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import threading
 import time
@@ -88,6 +89,10 @@ def test_a_spoiled_file_of_devices(text: str, capsys: pytest.CaptureFixture[str]
         (["add", "onnxruntime", "ssh:pi5"], 2, "runtime of this machine"),
         (["add", "ethos-u55-128", "ssh:pi5"], 2, "runtime of this machine"),
         (["add", "pi5", "pi5.local"], 2, "not a host"),
+        (["add", "pi5", "ssh:pi5", "--runtime", "onnxruntme"], 2, "did you mean 'onnxruntime'"),
+        (["add", "pi5", "ssh:pi5", "--runtime", "ethos-u55-128"], 2, "--runtime: unknown 'ethos-u55-128'"),
+        (["add", "pi5", "ssh:pi5", "--precision", "in8"], 2, "did you mean 'int8'"),
+        (["add", "pi5", "ssh:pi5", "--precision", "bf16"], 4, "onnxruntime has no precision 'bf16'"),
         (["add", "pi5", "ssh:;id"], 4, "not a destination"),
         (["add", "pi5", "ssh:-oProxyCommand=touch x"], 4, "not a destination"),
         (["add", "pi5", "ssh:pi5", "--python", "a b"], 4, "python"),
@@ -166,6 +171,31 @@ def test_from_add_to_remove(board: Any, tmp_path: Path, capsys: pytest.CaptureFi
 
     assert main(["devices", "remove", "pi5"]) == 0
     assert read_devices() == {}
+
+
+def test_a_name_that_does_not_resolve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tries = tmp_path / "tries"
+    counted = f'echo >> {tries}; exec ssh -F /dev/null "$@"'
+    monkeypatch.setenv("HWNAS_SSH", shlex.join(["sh", "-c", counted, "ssh"]))
+    assert main(["devices", "add", "pi5", "ssh:nobody@nowhere.invalid"]) == 4
+    told = capsys.readouterr().err
+    assert "ssh:nobody@nowhere.invalid: its name does not resolve" in told and told.count("\n") == 1
+    assert "quarantine" not in told
+    assert tries.read_text() == "\n", "it is tried once"
+
+
+def test_a_key_that_is_refused(board: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import asyncssh
+
+    key = board.folder / "key"
+    key.unlink()
+    key.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
+    key.chmod(0o400)
+    assert main(["devices", "add", "pi5", board.host, "--python", sys.executable]) == 4
+    told = capsys.readouterr().err
+    assert "Permission denied" in told and "quarantine" not in told and told.count("\n") == 1
 
 
 def test_a_hostile_file_is_refused_by_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,8 @@ def test_what_is_refused(edit: Callable[[Any], object], says: str, tmp_path: Pat
 
 @pytest.mark.parametrize("cut", [0, 1, 15, 16, 100, 1000, 2000])
 def test_a_file_that_is_cut_off(cut: int, tmp_path: Path) -> None:
-    refused(golden_model()[:cut], tmp_path)
+    said = refused(golden_model()[:cut], tmp_path)
+    assert (f"only {cut} bytes" if cut < 16 else "cut off or damaged: a part reaches beyond its end") in said
 
 
 def test_other_things_than_onnx(tmp_path: Path) -> None:
@@ -231,6 +232,10 @@ def test_what_the_exporters_make_passes(tmp_path: Path) -> None:
             path = tmp_path / f"{seed}-{precision}.onnx"
             runtime.convert(model, torch.zeros(1, 3, 32, 32), path, precision)
             check_model(path)
+            file = onnx.load(str(path))
+            assert {node.op_type for node in file.graph.node} >= {"Conv", "Gemm"}, "it is the network that passes"
+            file.graph.node[-1].domain = "evil.corp"
+            assert "'evil.corp'" in refused(file.SerializeToString(), tmp_path)
 
 
 def test_the_local_profiler_refuses_too(tmp_path: Path) -> None:

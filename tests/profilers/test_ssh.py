@@ -90,6 +90,16 @@ def test_no_board_there(board: Any, golden: Path) -> None:
         profiler.measure(golden)
 
 
+def test_a_name_that_resolves_no_more_is_tried_again(board: Any, golden: Path) -> None:
+    with profiler_of(board) as profiler:
+        profiler.send_runner()
+        assert profiler.fingerprint()["host"] == board.host
+        config = board.folder / "config"
+        config.write_text(config.read_text().replace("127.0.0.1", "nowhere.invalid"))
+        with pytest.raises(DeviceError, match=r"does not resolve.*quarantine"):
+            profiler.measure(golden)
+
+
 def test_no_python_there(board: Any, golden: Path) -> None:
     with profiler_of(board, python="/no/such/python") as profiler, pytest.raises(DeviceError, match="--python"):
         profiler.measure(golden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from hwnas.search.energy import meters_of
 from hwnas.search.metrics import Reading
 from hwnas.search.run_data import RunData
 from hwnas.search.study import Study, _alike
-from hwnas.search.study_file import dump_study, load_study_text
+from hwnas.search.study_file import dump_study, load_study_file, load_study_text
 from hwnas.spaces.errors import DeviceError, StudyFileError
 
 StudyFile = Callable[..., Path]
@@ -103,6 +105,31 @@ def test_an_unknown_meter_or_option_is_bad_usage(
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()
     assert line.startswith(f"{path}:6:") and says in line
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ({"meter": {"use": "rapll"}}, "unknown meter 'rapll' (did you mean 'rapl'?)"),
+        ({"meter": {"use": "csv", "paht": "x"}}, "meter 'csv' has no option 'paht'"),
+        ({"meter": {"use": "model"}}, "the energy model needs the power it assumes"),
+        ({"meter": "rapll", "host": "ssh:board"}, "unknown meter 'rapll'"),
+    ],
+)
+def test_a_typo_in_a_meter_is_told_where_nobody_asks_for_energy(
+    tmp_path: Path, hwnas: Any, study_file: StudyFile, verb: str, device: dict[str, Any], says: str
+) -> None:
+    path = study_file(tmp_path, devices={"cpu": device})
+    done = hwnas(verb, path, cwd=tmp_path)
+    [line] = done.stderr.strip().splitlines()
+    assert done.returncode == 2
+    assert re.match(rf"{re.escape(str(path))}:6:\d+: devices\.cpu\.meter: ", line) and says in line
+
+
+def test_a_meter_that_is_not_here_is_legal_where_nobody_asks_for_energy(study_file: StudyFile, tmp_path: Path) -> None:
+    spec = load_study_file(study_file(tmp_path, devices={"cpu": NO_METER}))
+    assert meters_of(spec) == {"cpu": {"use": "none"}}
 
 
 # --- with fake children and devices

@@ -244,6 +244,10 @@ def test_spaces_that_do_not_work(tmp_path: Path, study_file: StudyFile, call: Ca
     own.write_text("from hwnas.spaces import space\n@space(input_shape=(1, 8, 8))\ndef none(choose):\n    return 1/0\n")
     code, said = call("run", study_file(tmp_path, space={"use": "none"}), *out, "--allow-code", own)
     assert code == 2 and "ZeroDivisionError" in said and "\n" not in said
+    fails = tmp_path / "fails.py"
+    fails.write_text("1 / 0\n")
+    code, said = call("run", study_file(tmp_path, space={"use": "none"}), *out, "--allow-code", fails)
+    assert code == 2 and said.startswith("--allow-code: "), "the file is at fault, not the study"
     own = tmp_path / "fixed.py"
     own.write_text(
         "from torch import nn\nfrom hwnas.spaces import space\n"
@@ -253,7 +257,93 @@ def test_spaces_that_do_not_work(tmp_path: Path, study_file: StudyFile, call: Ca
     assert code == 2 and "no choice" in said and ": space.use: " in said and "\n" not in said
 
 
+# ---- bugs
+
+
+@pytest.mark.usefixtures("fake_machine")
+@pytest.mark.parametrize("where", ["hwnas.search.driver.Driver._tell", "hwnas.search.report.page.page_info"])
+def test_a_bug_leaves_its_traceback_in_the_log(
+    tmp_path: Path, study_file: StudyFile, call: Call, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("in a test")
+
+    monkeypatch.setattr(where, broken)
+    log = tmp_path / "run" / "run.log"
+    code, said = call("run", study_file(tmp_path, verify={"finalists": 1}), "--out", tmp_path / "run")
+    assert code == 1
+    last = said.splitlines()[-1]
+    assert last == f"hwnas: a bug in hwnas: ZeroDivisionError: in a test (the traceback is in {log})"
+    text = log.read_text()
+    assert text.count("Traceback (most recent call last)") == 1 and ", in broken" in text
+
+
 # ---- signals
+
+
+class _Swallows:
+    """Python prints what a `__del__` raises, and goes on."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("fake_machine")
+@pytest.mark.parametrize(
+    "where", ["search.driver.Driver._ask", "search.driver.test_accuracy", "search.feasibility._probe"]
+)
+def test_a_signal_that_python_swallows_is_not_lost(
+    tmp_path: Path, study_file: StudyFile, call: Call, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    from importlib import import_module
+
+    from hwnas.search import interrupts
+
+    module, _, name = f"hwnas.{where}".rpartition(".")
+    holder = import_module(module) if name != "_ask" else import_module("hwnas.search.driver").Driver
+    sound, calls = getattr(holder, name), list[int]()
+
+    def swallowing(*arguments: object) -> object:
+        assert not interrupts.asked(), "it goes on, although the user has asked to stop"
+        calls.append(1)
+        _Swallows()
+        assert interrupts.asked()
+        return sound(*arguments)
+
+    monkeypatch.setattr(holder, name, swallowing)
+    path = study_file(tmp_path, limits=["latency_ms@cpu <= 100"], search={"trials": 4}, verify={"finalists": 1})
+    code, said = call("run", path, "--out", tmp_path / "run")
+    assert code == 130 and len(calls) == 1
+    assert "Exception ignored" not in said
+    monkeypatch.undo()
+
+
+def test_a_signal_that_becomes_another_error_is_not_lost(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def converted(*arguments: object, **more: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ImportError("cannot import a part") from error
+
+    monkeypatch.setattr("hwnas.search.known_devices.read_devices", converted)
+    assert call("devices") == (130, "hwnas: interrupted")
+
+
+def test_a_signal_within_an_exec_gives_the_exit_code() -> None:
+    """CPython ends by SIGINT where a plain KeyboardInterrupt left an `exec`, and dataclasses are full of them."""
+    code = (
+        "import sys\nfrom hwnas.search import known_devices\nfrom hwnas.search.cli import main\n"
+        "known_devices.read_devices = lambda: exec('import signal; signal.raise_signal(signal.SIGINT)')\n"
+        "sys.exit(main(['devices']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (130, "hwnas: interrupted")
+
+
+def test_handlers_are_left_as_they_were(call: Call) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], sys.unraisablehook
+    assert call("devices")[0] == 0
+    assert before == ([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], sys.unraisablehook)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 
 from hwnas.search.report import render, write_report
 from hwnas.search.report.figures import PALETTES, agreement_figure, front_figure, progress_figure
-from hwnas.search.report.info import page_info
+from hwnas.search.report.info import Count, page_info
 from hwnas.search.report.markup import Markup, element, embed
 from hwnas.search.report.views import agreements, front_view, front_views, progress
 from hwnas.search.run_data import RunData
@@ -182,6 +182,15 @@ def test_headline_says_what_to_ship(make_run: RunMaker) -> None:
     assert page_info(make_run(trials=0, verified=False)).headline.answer == "Nothing to ship yet"
 
 
+def test_one_of_a_kind_is_not_several(make_run: RunMaker) -> None:
+    run = make_run(trials=1, verified=False)
+    info = page_info(run)
+    assert info.counts[0] == Count("trial", 1)
+    assert info.placements[0].startswith("1 of 1 trial has a point")
+    assert info.headline.reason.startswith(("The one network", "No trial"))
+    assert page_info(make_run(trials=2, verified=False)).counts[0] == Count("trials", 2)
+
+
 def test_failures_are_grouped_by_reason(make_run: RunMaker) -> None:
     rows = page_info(make_run()).failures
     assert {row.reason for row in rows} >= {"infeasible: latency_ms@cpu", "rung 1"}
@@ -195,7 +204,7 @@ def test_table_has_the_test_accuracy_and_the_files(make_run: RunMaker) -> None:
     folder.mkdir(parents=True)
     (folder / "model.onnx").touch()
     info = page_info(run)
-    assert info.columns[:3] == ("Test accuracy", "Validation accuracy", "Latency on cpu (ms)")
+    assert info.columns[:3] == ("top1 on test", "top1", "Latency on cpu (ms)")
     assert len(info.table) == len(run.verified)
     values = [row.cells[1].order or 0.0 for row in info.table]
     assert values == sorted(values, reverse=True)

@@ -49,7 +49,7 @@ def test_best_inside_the_limits(make_run: RunMaker) -> None:
     selection = choose(run, limits("latency_ms@cpu <= 2.5"))
     assert selection.best is not None and selection.best.trial.number == 2 and selection.best.certain
     assert (selection.candidates, selection.certain, selection.middle) == (4, 3, 3)
-    assert "highest accuracy of the 3 networks" in selection.best.reason
+    assert "highest top1 of the 3 networks" in selection.best.reason
     assert selection.among == "completed trials" and "not verified" in selection.notes[0]
 
 
@@ -59,6 +59,26 @@ def test_no_limits_takes_the_best_of_all(make_run: RunMaker) -> None:
     assert selection.knee is not None and selection.knee.trial.number == 1
     assert selection.smallest is not None and selection.smallest.trial.number == 2
     assert "1 %" in selection.smallest.reason and "file size 50 % lower" in selection.smallest.reason
+
+
+@pytest.mark.parametrize(
+    ("rows", "bounds", "says"),
+    [
+        (FOUR[:1], (), "Chosen among 1 network (completed trials)."),
+        (FOUR[:1], ("size_mb <= 1",), "1 of 1 network fits (completed trials)."),
+        (FOUR, ("size_mb <= 0.1",), "1 of 4 networks fits (completed trials)."),
+        (FOUR, ("size_mb <= 0.2",), "2 of 4 networks fit (completed trials)."),
+    ],
+)
+def test_one_network_is_not_several(
+    make_run: RunMaker, rows: tuple[tuple[float, float, float, float], ...], bounds: tuple[str, ...], says: str
+) -> None:
+    assert says in choose(tiny(make_run, *rows), limits(*bounds)).lines()
+
+
+def test_nothing_is_chosen_by_the_test_part() -> None:
+    with pytest.raises(UsageError, match=r"nothing is chosen by 'top1_test'.*write top1"):
+        Limit.parse("top1_test >= 0.9")
 
 
 def test_limits_are_judged_by_the_worse_end(make_run: RunMaker) -> None:
@@ -120,12 +140,12 @@ def test_unverified_trials_that_would_fit_are_named(make_run: RunMaker) -> None:
         small |= {"size_mb": 0.0001, "size_mb.low": 0.0001, "size_mb.high": 0.0001, "feasible": False}
 
     selection = choose(make_run(edit=edit), limits("size_mb <= 0.0002"))
-    assert selection.best is None and "were not verified" in selection.notes[0]
+    assert selection.best is None and "1 trial of the search holds these limits" in selection.notes[0]
 
 
 def test_predictions_carry_a_tilde(make_run: RunMaker) -> None:
     text = "\n".join(choose(tiny(make_run, *FOUR, source="predicted"), ()).lines())
-    assert "Latency on cpu ~4.00 ms" in text and "Accuracy 97.5 %" in text
+    assert "Latency on cpu ~4.00 ms" in text and "top1 97.5 %" in text
 
 
 def test_one_objective(make_run: RunMaker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from optuna.trial import TrialState, create_trial
 from hwnas.search.frames import Row
 from hwnas.search.metrics import Metric, Reading
 from hwnas.search.outcome import Outcome
+from hwnas.search.report.info import page_info
 from hwnas.search.run_data import RunData
 from hwnas.search.study import Study
 from hwnas.search.verification import Verified, finalists, mean_reading, verified_front
@@ -94,7 +96,7 @@ def test_a_finalist_that_fails_is_replaced_by_the_next(
 
     monkeypatch.setattr(fake_machine, "export", export)
     result = Study.from_yaml(study_file(tmp_path, verify={"finalists": 1}), folder=tmp_path / "run").run()
-    assert (result.verified, result.front) == (2, 1)
+    assert (result.verified, result.refused, result.front) == (1, 1, 1)
     [member] = RunData.load(tmp_path / "run").verified
     assert json.dumps(dict(member.decisions)) not in failed[0]
 
@@ -129,6 +131,64 @@ def test_a_measured_cost_over_its_limit_leaves_the_front(
         Study.from_yaml(path, folder=tmp_path / "run").run()
     kept = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("artifacts/*/verified.json")]
     assert len(kept) == 6 and not any(item["feasible"] for item in kept)  # at most three times those wanted
+
+
+@pytest.mark.usefixtures("fake_machine")
+@pytest.mark.parametrize("again", [False, True])
+def test_terminal_and_page_count_the_same_finalists(
+    tmp_path: Path,
+    study_file: StudyFile,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    again: bool,
+) -> None:
+    """Of the finalists some hold the limit and some do not: each line, the last lines, JSON and page say the same."""
+    from hwnas.search import latency
+    from hwnas.search.cli import main
+
+    slow: list[str] = []
+
+    def measure(
+        self: Any, arch_id: str, model: Path, graph: object = None, stem: str = "", **more: Any
+    ) -> dict[str, Reading]:
+        if stem == "verified" and len(slow) < 2:
+            slow.append(arch_id)
+        high = 1.3 if stem == "verified" and arch_id in slow else 1.1
+        return {self.metric: Reading(1.0, 0.9, high)}
+
+    monkeypatch.setattr(latency.Device, "measure", measure)
+    path = study_file(tmp_path, limits=["latency_ms@cpu <= 1.2"], search={"trials": 8}, verify={"finalists": 3})
+    words = ["run", str(path), "--out", str(tmp_path / "run")]
+    for _ in range(1 + again):
+        capsys.readouterr()
+        assert main(words) == 0
+    told = capsys.readouterr()
+    run = RunData.load(tmp_path / "run")
+    reason = "latency_ms@cpu 1.00 ms (0.900 to 1.30), limit <= 1.2"
+    assert [trial.arch_id for trial, _ in run.refused] == slow and {said for _, said in run.refused} == {reason}
+    verified, members = 3, len(run.verified)
+    assert run.beaten == verified - members
+
+    live = [line for line in told.out.splitlines() if line.startswith("final ")]
+    refused = [line for line in live if line.startswith("final - ")]
+    assert all(line.endswith(f"refused: {reason}") for line in refused) and len(refused) == 2
+    assert [line.split()[1] for line in live if line not in refused] == ["1/3", "2/3", "3/3"]
+    assert all(line.endswith("  verified") for line in live if line not in refused)
+    assert "refused: 2 finalists" in told.out and all(f"\n{arch_id}  {reason}" in told.out for arch_id in slow)
+    on_front = f", {members} of them on the front" if members != verified else ""
+    assert f"8 trials; 3 finalists verified{on_front}, 2 refused; " in told.err
+
+    info = page_info(run)
+    counts = {count.name: count.value for count in info.counts}
+    assert counts["on the verified front"] == members and counts["refused"] == 2
+    assert counts.get("verified, not on the front", 0) == run.beaten
+    assert [arch_id for arch_id, _, _ in info.refused] == slow
+    page = html.unescape((tmp_path / "run" / "report.html").read_text()).replace("\u00a0", " ")
+    assert page.count(f"refused: {reason}") == 2
+    assert main([*words, "--json"]) == 0
+    told_json = json.loads(capsys.readouterr().out)
+    assert told_json["verified"] == verified and len(told_json["front"]) == members
+    assert told_json["refused"] == [{"arch_id": arch_id, "reason": reason} for arch_id in slow]
 
 
 def test_finalists_are_the_front_and_far_neighbours() -> None:
