@@ -7,7 +7,7 @@ import functools
 import math
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,46 @@ class Space(ABC):
             return self.decide(ReplayChooser(architecture.as_dict())) == architecture
         except HwnasError:
             return False
+
+    def string_of(self, architecture: Architecture) -> str:
+        """Returns the canonical string: the one text for an architecture, as in the column `arch` of a table.
+
+        Raises:
+            SpaceError: the architecture is not one of this (narrowed) space.
+        """
+        if architecture.space != self.name:
+            raise SpaceError(f"an architecture of space '{architecture.space}' has no string in space '{self.name}'")
+        member = self.decide(ReplayChooser(architecture.as_dict()))
+        with own_code(self.name, "writing a canonical string"):
+            return self._write(member)
+
+    def from_string(self, text: str) -> Architecture:
+        """Returns the architecture that `string_of` wrote.
+
+        Raises:
+            SpaceError: the text is not the string of an architecture of this (narrowed) space.
+        """
+        try:
+            with own_code(self.name, "reading a canonical string"):
+                decisions = self._read(text)
+            return self.decide(ReplayChooser(decisions))
+        except HwnasError as error:
+            raise SpaceError(f"space '{self.name}' has no architecture {_shown(text)}: {error}") from error
+
+    def _write(self, architecture: Architecture) -> str:
+        """Writes a member as text, each as another; override together with `_read` where tables have a form."""
+        return architecture.to_json()
+
+    def _read(self, text: str) -> Mapping[str, Value]:
+        """Reads the decisions out of what `_write` wrote; whether they fit the space is checked after.
+
+        Raises:
+            HwnasError: the text has another form; the message says what is wrong with it.
+        """
+        architecture = Architecture.from_json(text)
+        if architecture.space != self.name:
+            raise SpaceError(f"it is of space '{architecture.space}'")
+        return architecture.as_dict()
 
     def narrow(self, params: Params) -> Space:
         """Returns the same space with other params."""
@@ -305,6 +345,12 @@ def _guarded_build(build: Build) -> Build:
         return model
 
     return guarded
+
+
+def _shown(text: str, most: int = 120) -> str:
+    """Returns a text in quotes on one line, its middle left out when it is long."""
+    shown = repr(text)
+    return shown if len(shown) <= most else f"{shown[: most // 2]}...{shown[-most // 4 :]}"
 
 
 def _probes(domain: Domain) -> list[Value]:

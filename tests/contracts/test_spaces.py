@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -54,6 +55,31 @@ def test_random_architectures_are_members_and_survive_json(name: str, seed: int)
     again = Architecture.from_json(architecture.to_json())
     assert again == architecture and again.id == architecture.id and again.to_json() == architecture.to_json()
     assert space.decide(ReplayChooser(architecture.as_dict())) == architecture
+
+
+@given(seed=st.integers())
+@settings(max_examples=15, deadline=None)
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_canonical_strings_go_both_ways(name: str, seed: int) -> None:
+    space = SPACES[name]
+    architecture, other = space.random(seed), space.random(f"{seed} other")
+    text = space.string_of(architecture)
+    assert text.isprintable() and space.from_string(text) == architecture
+    assert (space.string_of(other) == text) == (other == architecture)
+    shuffled = Architecture(space.name, tuple(sorted(architecture.decisions)))
+    assert space.string_of(shuffled) == text
+
+
+@given(text=st.text(max_size=200))
+@settings(max_examples=50, deadline=None)
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_other_texts_are_refused_on_one_line(name: str, text: str) -> None:
+    space = SPACES[name]
+    whole = space.string_of(space.middle())
+    for wrong in (text, whole[: len(text) % len(whole)], whole + whole, f"{whole}x{text}"):
+        with pytest.raises(SpaceError, match=f"space '{re.escape(space.name)}' has no architecture ") as caught:
+            space.from_string(wrong)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 600
 
 
 @given(seed=st.integers(0, 1000))
@@ -116,6 +142,8 @@ def test_a_foreign_architecture_is_refused(space: Space) -> None:
     foreign = Architecture("other", space.middle().decisions)
     with pytest.raises(SpaceError, match="of space 'other' cannot be built"):
         space.build(foreign)
+    with pytest.raises(SpaceError, match="of space 'other' has no string"):
+        space.string_of(foreign)
     assert not space.contains(foreign)
     assert not space.contains(Architecture(space.name, ()))
     with pytest.raises(SpaceError):
@@ -129,6 +157,11 @@ def test_narrowing_everything_leaves_one(space: Space) -> None:
     assert list(enumerate_architectures(one)) == [architecture]
     assert len(one) == one.size() == 1
     assert one.contains(architecture) and not one.contains(space.random(1))
+    assert one.from_string(space.string_of(architecture)) == architecture
+    with pytest.raises(SpaceError, match="has no architecture"):
+        one.from_string(space.string_of(space.random(1)))
+    with pytest.raises(SpaceError, match="cannot be"):
+        one.string_of(space.random(1))
 
 
 def test_a_space_is_true(space: Space) -> None:
