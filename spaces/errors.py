@@ -34,6 +34,7 @@ __all__ = [
     "StudyLockedError",
     "UsageError",
     "did_you_mean",
+    "quoted",
 ]
 
 
@@ -153,3 +154,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f" (did you mean '{near[0]}'?)"
     return f" (known: {', '.join(names)})" if names else ""
+
+
+def quoted(text: str, most: int = 120) -> str:
+    r"""Returns a foreign text in quotes on one line for a message, its middle left out where it is long.
+
+    >>> quoted("a\nb")
+    "'a\\nb'"
+    """
+    shown = repr(text)
+    return shown if len(shown) <= most else f"{shown[: most // 2]}...{shown[-most // 4 :]}"

@@ -1,6 +1,6 @@
 """The layers of `mobile`: plain convolutions, batch norms and activations, so that every runtime can take them.
 
-Imported only when a network is built; the one module of this folder that imports torch at its top.
+Imported only when a network is built, like the other modules `*_net.py`: they alone import torch at their top.
 """
 
 from __future__ import annotations

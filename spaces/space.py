@@ -21,7 +21,7 @@ from .chooser import (
     enumerate_architectures,
 )
 from .decision import Domain, Real, first, last
-from .errors import HwnasError, SpaceError, did_you_mean
+from .errors import HwnasError, SpaceError, did_you_mean, quoted
 from .narrowing import NarrowedChooser, Params
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Space(ABC):
                 decisions = self._read(text)
             return self.decide(ReplayChooser(decisions))
         except HwnasError as error:
-            raise SpaceError(f"space '{self.name}' has no architecture {_shown(text)}: {error}") from error
+            raise SpaceError(f"space '{self.name}' has no architecture {quoted(text)}: {error}") from error
 
     def _write(self, architecture: Architecture) -> str:
         """Writes a member as text, each as another; override together with `_read` where tables have a form."""
@@ -165,7 +165,7 @@ class Space(ABC):
         """
         architecture = Architecture.from_json(text)
         if architecture.space != self.name:
-            raise SpaceError(f"it is of space '{architecture.space}'")
+            raise SpaceError(f"it is of space {quoted(architecture.space)}")
         return architecture.as_dict()
 
     def narrow(self, params: Params) -> Space:
@@ -345,12 +345,6 @@ def _guarded_build(build: Build) -> Build:
         return model
 
     return guarded
-
-
-def _shown(text: str, most: int = 120) -> str:
-    """Returns a text in quotes on one line, its middle left out when it is long."""
-    shown = repr(text)
-    return shown if len(shown) <= most else f"{shown[: most // 2]}...{shown[-most // 4 :]}"
 
 
 def _probes(domain: Domain) -> list[Value]:
