@@ -21,7 +21,7 @@ from .outcome import Outcome, violations
 from .proposer import Proposer
 from .reporter import Reporter
 from .storage import OUTCOME, EventLog, StudyStore
-from .verification import Verified, finalists, test_accuracy, verified_front, verify
+from .verification import Verified, finalists, front_of_search, test_accuracy, verified_front, verify
 
 if TYPE_CHECKING:
     from .study_schema import StudySpec
@@ -89,7 +89,7 @@ class Driver:
             InfeasibleError: it names the limit and the best value seen.
         """
         if not self.store.trials:
-            preflight(self._evaluators[0], self.space, self.spec.limits, self.spec.search.seed)
+            preflight(self._evaluators[0], self.space, self.spec.limits, self.spec.search.seed, self.bench.tables)
 
     def search(self) -> None:
         """Evaluates candidates until the total is reached, the time is up, or the space has no other."""
@@ -154,6 +154,11 @@ class Driver:
         self._run(next_row, lambda evaluator, row: verify(self.bench, evaluator, row), done)
         front = verified_front(verified, self.objectives)
         return verified, front
+
+    def settle(self) -> list[Verified]:
+        """Returns the front of a study without a training: its readings are those of tables and of the search."""
+        rows = rows_of(self.store.trials, self.spec.limits)
+        return verified_front(front_of_search(self.bench, rows), self.objectives)
 
     def test(self, front: Sequence[Verified]) -> dict[str, dict[str, Reading]]:
         """Reads the test part: scores the shipped files of each front member, once; see `test_accuracy`."""

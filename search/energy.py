@@ -38,7 +38,8 @@ def meters_of(spec: StudySpec) -> dict[str, Mapping[str, Any]]:
         UsageError: no such meter or option; its attribute `key` says where in the study file.
         DeviceError: an objective or a limit needs a meter that is not there.
     """
-    wanted = {metric.device for metric in spec.metrics if metric.name == ENERGY}
+    replayed = {name for name, device in spec.devices.items() if device.is_replay}
+    wanted = {metric.device for metric in spec.metrics if metric.name == ENERGY} - replayed
     return {
         name: _meter_of(name, device, needed=energy_metric(name) in needed(spec)) if name in wanted else {"use": NONE}
         for name, device in spec.devices.items()

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from ..spaces import Architecture, Space
     from .evaluation import Evaluator
     from .study_schema import StudySpec
+    from .tables import Tables
 
-__all__ = ["LimitCheck", "Probe", "check_limits", "preflight", "probe_space", "time_plan"]
+__all__ = ["LimitCheck", "Probe", "check_limits", "preflight", "probe_space", "table_probes", "time_plan"]
 
 MORE = 12
 """Random architectures that are looked at before a limit is called out of reach."""
+ASK_S = 0.02
+"""Seconds of a trial in which nothing is built: its proposal, and its two records."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,28 @@ def probe_space(evaluator: Evaluator, space: Space, seed: int, count: int) -> li
     return probes
 
 
-def check_limits(probes: Sequence[Probe], limits: Iterable[Limit]) -> list[LimitCheck]:
-    """Says for each limit how the probes fare."""
+def table_probes(tables: Tables, metric: str) -> list[Probe]:
+    """Returns what tables say of the smallest, the middle and the largest architecture, by one of their metrics.
+
+    Raises:
+        DataError: no architecture of the space is in all of them.
+    """
+    common = tables.common()
+    ordered = sorted(common, key=lambda arch_id: common[arch_id][metric].value or 0.0)
+    chosen = {"smallest": ordered[0], "middle": ordered[len(ordered) // 2], "largest": ordered[-1]}
+    return [Probe(role, tables.architecture(arch_id), common[arch_id], {}) for role, arch_id in chosen.items()]
+
+
+def check_limits(
+    probes: Sequence[Probe], limits: Iterable[Limit], tables: Tables | None = None
+) -> list[LimitCheck]:
+    """Says for each limit how the probes fare; of what tables tell, how all of their architectures fare."""
     checks = []
     for limit in limits:
         metric = str(limit.metric)
+        if tables and metric in tables.metrics:
+            checks.append(_check_in_tables(limit, tables))
+            continue
         found = [(probe.role, value) for probe in probes if (value := _value(probe, metric)) is not None]
         values = [value for _, value in found]
         random = [value for role, value in found if role == "random"]
@@ -113,16 +133,43 @@ def check_limits(probes: Sequence[Probe], limits: Iterable[Limit]) -> list[Limit
     return checks
 
 
-def preflight(evaluator: Evaluator, space: Space, limits: Sequence[Limit], seed: int) -> None:
+def _check_in_tables(limit: Limit, tables: Tables) -> LimitCheck:
+    values = _in_tables(limit, tables)
+    inside = sum(limit.violation(value) <= 0 for value in values)
+    ends = (values[0], values[len(values) // 2], values[-1]) if values else (None, None, None)
+    return LimitCheck(limit, *ends, inside, len(values), inside > 0)
+
+
+def _in_tables(limit: Limit, tables: Tables) -> list[float]:
+    """Returns the values of a limit's metric, of every architecture that all tables have, in order."""
+    readings = (readings[str(limit.metric)].value for readings in tables.common().values())
+    return sorted(value for value in readings if value is not None)
+
+
+def preflight(
+    evaluator: Evaluator, space: Space, limits: Sequence[Limit], seed: int, tables: Tables | None = None
+) -> None:
     """Ends a study before it begins when a limit is out of reach.
 
     The smallest architecture (the largest, for a limit from below) is costed; where it breaks a limit, random ones too.
+    Of a metric that tables tell, all of their architectures are seen.
 
     Raises:
         InfeasibleError: no architecture seen meets a limit; it names the limit and the best value seen.
+        DataError: no architecture of the space is in all tables.
     """
+    told = tables.metrics if tables and tables.common() else set()
+    for limit in limits:
+        if tables and str(limit.metric) in told and not _check_in_tables(limit, tables).inside:
+            values = _in_tables(limit, tables)
+            best = f"{values[0] if limit.sign == '<=' else values[-1]:.4g}" if values else "no value"
+            raise InfeasibleError(
+                f"limit '{limit}' is out of reach: the best of {len(values)} architectures in "
+                f"{' and '.join(tables.names)} has {best}; relax it"
+            )
+    limits = [limit for limit in limits if str(limit.metric) not in told and limit.metric.name != "top1"]
     for corner, sign in zip(space.corners(), ("<=", ">="), strict=True):
-        concerned = [limit for limit in limits if limit.sign == sign and limit.metric.name != "top1"]
+        concerned = [limit for limit in limits if limit.sign == sign]
         if not concerned:
             continue
         probes = _sound_probes(evaluator, [("corner", corner)])
@@ -148,6 +195,9 @@ def time_plan(spec: StudySpec, probes: Sequence[Probe], epoch_seconds: float) ->
         epoch_seconds: one epoch of training of the middle architecture.
     """
     cost = sum(sum(probe.seconds.values()) for probe in probes) / len(probes)
+    if not spec.trains:
+        search = spec.search.trials * (cost / spec.run.workers + ASK_S)
+        return {"search_s": search, "verify_s": 0.0, "total_s": search}
     share, epochs = 1.0, 0.0
     for rung in spec.quality.rungs:
         epochs += share * (rung.epochs or 0)

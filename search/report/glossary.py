@@ -19,6 +19,7 @@ _REASONS = {
     "bad_result": "the device's answer made no sense",
     "build": "the space could not build it",
     "export": "it could not be exported",
+    "data": "a table has no reading of it that the study needs",
     "parity": "the exported file does not compute what the network computes",
 }
 
