@@ -20,24 +20,29 @@ from .chooser import (
     enumerate_architectures,
 )
 from .decision import Domain, Integer, OneOf, Real
+from .fbnet import FBNet
 from .function_space import FunctionSpace, space
 from .mobile import Mobile
 from .narrowing import NarrowedChooser, Params
+from .nasbench201 import Cell, NasBench201
 from .registry import builtin_names, find_space, load_space
 from .space import Shape, Space
 
 __all__ = [
     "Architecture",
+    "Cell",
     "Chooser",
     "CrossoverChooser",
     "Domain",
     "EnumeratingChooser",
     "ExtremeChooser",
+    "FBNet",
     "FunctionSpace",
     "Integer",
     "Mobile",
     "MutatingChooser",
     "NarrowedChooser",
+    "NasBench201",
     "OneOf",
     "Params",
     "RandomChooser",

@@ -12,7 +12,7 @@ from torch import nn
 
 from .mobile import Plan, Stage
 
-__all__ = ["InvertedBottleneck", "MobileNet", "SqueezeExcite"]
+__all__ = ["InvertedBottleneck", "MobileNet", "SqueezeExcite", "conv", "reset"]
 
 
 def activation(name: str) -> nn.Module:
@@ -100,7 +100,7 @@ class MobileNet(nn.Module):
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, plan.num_classes)
-        self.apply(_reset)
+        self.apply(reset)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps images `(n, c, h, w)` to scores `(n, classes)`."""
@@ -108,7 +108,7 @@ class MobileNet(nn.Module):
         return cast(torch.Tensor, self.classifier(features))
 
 
-def _reset(module: nn.Module) -> None:
+def reset(module: nn.Module) -> None:
     """Draws fresh convolution weights (He et al. 2015, arXiv:1502.01852, fan out).
 
     Unlike `kaiming_normal_`, the fan of a depthwise convolution counts one channel, so that signals keep their size

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .errors import HwnasError, SpaceError, did_you_mean
+from .fbnet import FBNet
 from .mobile import Mobile
 from .narrowing import Params
 from .nasbench201 import NasBench201
@@ -25,7 +26,7 @@ __all__ = ["builtin_names", "execute", "find_space", "load_space"]
 GROUP = "hwnas.spaces"
 """Entry point group of plug-ins."""
 
-_BUILTIN: dict[str, type[Space]] = {"mobile": Mobile, "nasbench201": NasBench201}
+_BUILTIN: dict[str, type[Space]] = {"fbnet": FBNet, "mobile": Mobile, "nasbench201": NasBench201}
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _files: dict[Path, ModuleType] = {}
 
