@@ -61,6 +61,7 @@ class LimitCheck:
         inside: how many of the randomly sampled architectures hold it.
         sampled: how many were sampled.
         reachable: True when an architecture was seen that holds it; None when only training can tell.
+        own_unit: as in Reading.
     """
 
     limit: Limit
@@ -70,6 +71,7 @@ class LimitCheck:
     inside: int
     sampled: int
     reachable: bool | None
+    own_unit: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "limit": str(self.limit)}
@@ -93,20 +95,14 @@ def probe_space(evaluator: Evaluator, space: Space, seed: int, count: int) -> li
 
 
 def table_probes(tables: Tables, metric: str) -> list[Probe]:
-    """Returns what tables say of the smallest, the middle and the largest architecture, by one of their metrics.
-
-    Raises:
-        DataError: no architecture of the space is in all of them.
-    """
+    """Returns what tables say of the smallest, the middle and the largest architecture, by one of their metrics."""
     common = tables.common()
     ordered = sorted(common, key=lambda arch_id: common[arch_id][metric].value or 0.0)
     chosen = {"smallest": ordered[0], "middle": ordered[len(ordered) // 2], "largest": ordered[-1]}
     return [Probe(role, tables.architecture(arch_id), common[arch_id], {}) for role, arch_id in chosen.items()]
 
 
-def check_limits(
-    probes: Sequence[Probe], limits: Iterable[Limit], tables: Tables | None = None
-) -> list[LimitCheck]:
+def check_limits(probes: Sequence[Probe], limits: Iterable[Limit], tables: Tables | None = None) -> list[LimitCheck]:
     """Says for each limit how the probes fare; of what tables tell, how all of their architectures fare."""
     checks = []
     for limit in limits:
@@ -136,8 +132,9 @@ def check_limits(
 def _check_in_tables(limit: Limit, tables: Tables) -> LimitCheck:
     values = _in_tables(limit, tables)
     inside = sum(limit.violation(value) <= 0 for value in values)
-    ends = (values[0], values[len(values) // 2], values[-1]) if values else (None, None, None)
-    return LimitCheck(limit, *ends, inside, len(values), inside > 0)
+    least, middle, most = (values[0], values[len(values) // 2], values[-1]) if values else (None, None, None)
+    own_unit = limit.metric.name == "top1" and tables.own_unit
+    return LimitCheck(limit, least, middle, most, inside, len(values), inside > 0, own_unit)
 
 
 def _in_tables(limit: Limit, tables: Tables) -> list[float]:
@@ -158,14 +155,17 @@ def preflight(
         InfeasibleError: no architecture seen meets a limit; it names the limit and the best value seen.
         DataError: no architecture of the space is in all tables.
     """
-    told = tables.metrics if tables and tables.common() else set()
+    told = set()
+    if tables:
+        tables.demand_one()
+        told = tables.metrics
     for limit in limits:
         if tables and str(limit.metric) in told and not _check_in_tables(limit, tables).inside:
             values = _in_tables(limit, tables)
-            best = f"{values[0] if limit.sign == '<=' else values[-1]:.4g}" if values else "no value"
+            nearest = f"{values[0] if limit.sign == '<=' else values[-1]:.4g}" if values else "no value"
             raise InfeasibleError(
                 f"limit '{limit}' is out of reach: the best of {len(values)} architectures in "
-                f"{' and '.join(tables.names)} has {best}; relax it"
+                f"{' and '.join(tables.names)} has {nearest}; relax it"
             )
     limits = [limit for limit in limits if str(limit.metric) not in told and limit.metric.name != "top1"]
     for corner, sign in zip(space.corners(), ("<=", ">="), strict=True):

@@ -219,7 +219,8 @@ def choose(run: RunData, limits: Sequence[Limit]) -> Selection:
     shown = [metric for metric, _ in run.objectives] + [str(limit.metric) for limit in limits] + ["size_mb", "params"]
     notes: tuple[str, ...] = ()
     if run.front is None:
-        notes = ("the front is not verified yet: these are readings of the search, not of a shipped file",)
+        unverified = "the front is not verified yet: these are readings of the search, not of a shipped file"
+        notes = (unverified if run.trained else "the study has not ended: this is its front so far",)
     notes += _not_measured(pool, shown)
     found: dict[str, Any] = {}
     if fitting:
@@ -299,9 +300,8 @@ def _best_pick(
         gain = abs((rival.value(metric) or 0.0) - (best.value(metric) or 0.0))
         loose = next(limit for limit in limits if not limit.surely_met_by(rival.reading(str(limit.metric))))
         reason += (
-            f" {rival.arch_id} is better by {format_difference(metric, gain, rival.reading(metric).own_unit)}, but is not"
-            " surely inside:"
-            f" {_overshoot(rival, loose)}."
+            f" {rival.arch_id} is better by {format_difference(metric, gain, rival.reading(metric).own_unit)},"
+            f" but is not surely inside: {_overshoot(rival, loose)}."
         )
     return _pick(run, "best", best, limits, certain, reason)
 

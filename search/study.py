@@ -211,6 +211,8 @@ class Study:
         with self._bench(space_at_once) as (bench, space, known):
             evaluator = Evaluator(bench, 0)
             seed, tables = self.spec.search.seed, bench.tables
+            if tables:
+                tables.demand_one()
             if tables and not self.spec.builds:
                 told = (o.metric for o in self.spec.objectives if str(o.metric) in tables.metrics)
                 metric = str(next((metric for metric in told if metric.device), self.spec.objectives[0].metric))
@@ -529,9 +531,9 @@ def _first_change(key: str, before: Any, now: Any) -> str:
 
 def _described(data: Mapping[str, Any] | None, tables: Tables | None, random: Sequence[str]) -> str:
     """Says in a line what the networks learn from, and how many of some random architectures the tables have."""
-    parts = []
+    parts = ["none"]
     if data is not None:
-        parts.append(f"{data['name']} ({data['train']} to train on, {data['validation']} to validate on)")
+        parts = [f"{data['name']} ({data['train']} to train on, {data['validation']} to validate on)"]
     if tables:
         common = tables.common()
         there = sum(arch_id in common for arch_id in random)
@@ -539,7 +541,7 @@ def _described(data: Mapping[str, Any] | None, tables: Tables | None, random: Se
             f"{len(common):,} architectures are in {' and '.join(tables.names)}, "
             f"{there} of {len(random)} random ones among them"
         )
-    return "; ".join(parts) or "none"
+    return "; ".join(parts)
 
 
 def _check_fit(space: Space, data: Mapping[str, Any]) -> None:

@@ -168,8 +168,8 @@ class QualitySpec(Spec):
     metric: Literal["top1"] = Field(default="top1", description="what is maximised on the validation part")
     use: Literal["train", "table"] = Field(
         default="train",
-        description="train: each candidate is trained from scratch; table: a table tells it, and of the other keys only "
-        "metric, path and column have a meaning",
+        description="train: each candidate is trained from scratch; table: a table tells it, and of the other keys "
+        "only metric, path and column have a meaning",
     )
     path: PathText | None = Field(
         default=None,
@@ -219,8 +219,9 @@ class QualitySpec(Spec):
     @model_serializer(mode="wrap")
     def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         plain: dict[str, Any] = handler(self)
-        kept = ("metric", "use", "path", "column") if self.use == "table" else tuple(plain)
-        return {key: plain[key] for key in kept if key in plain}
+        table = ("path", "column")
+        kept = ("metric", "use", *table) if self.use == "table" else [key for key in plain if key not in table]
+        return {key: plain[key] for key in kept}
 
     @field_validator("rungs")
     @classmethod
@@ -271,7 +272,7 @@ class DeviceSpec(Spec):
         "replay",
     ] = Field(
         default="onnxruntime",
-        description="what runs the model; ethos-u…: estimated by Vela, int8; replay: nothing, a table tells the metrics",
+        description="what runs the model; ethos-u…: estimated by Vela, int8; replay: nothing runs, a table tells",
     )
     table: PathText | None = Field(
         default=None,
@@ -322,7 +323,8 @@ class DeviceSpec(Spec):
     @model_serializer(mode="wrap")
     def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         plain: dict[str, Any] = handler(self)
-        return {key: plain[key] for key in ("runtime", "table")} if self.is_replay else plain
+        kept = ("runtime", "table") if self.is_replay else [key for key in plain if key != "table"]
+        return {key: plain[key] for key in kept}
 
     @property
     def is_replay(self) -> bool:
@@ -587,9 +589,7 @@ SECTIONS: dict[tuple[str, ...], type[Spec]] = {
 def _other_than_default(spec: Spec, allowed: set[str]) -> str:
     """Returns the first key that is not allowed and has another value than its default, or an empty text."""
     fields = type(spec).model_fields.items()
-    return next(
-        (key for key, field in fields if key not in allowed and getattr(spec, key) != field.get_default()), ""
-    )
+    return next((key for key, field in fields if key not in allowed and getattr(spec, key) != field.get_default()), "")
 
 
 def choices(section: type[Spec], key: str) -> tuple[str, ...]:

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..spaces import Architecture, ReplayChooser, Space
 from ..spaces.errors import CandidateError, DataError, HwnasError, UsageError, did_you_mean
 from .energy import needed
-from .metrics import Metric, Reading
+from .metrics import Metric, Reading, Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +74,7 @@ class Column:
             return Reading.missing(f"was {source}, not measured")
         low, high = (None if ends is None or not np.isfinite(ends[row]) else float(ends[row]) for ends in self._ends)
         noisy = bool(self.noisy is not None and self.noisy[row])
-        return Reading(value, low, high, source, noisy, own_unit=own_unit)
+        return Reading(value, low, high, cast(Source, source), noisy, own_unit=own_unit)
 
     @property
     def _ends(self) -> tuple[Floats | None, Floats | None]:
@@ -106,7 +106,7 @@ class Table:
         with self._readable():
             import pyarrow.parquet as pq
 
-            self._file = pq.ParquetFile(io.BytesIO(raw))
+            self._file = pq.ParquetFile(io.BytesIO(raw), page_checksum_verification=True)
             self.names: tuple[str, ...] = tuple(self._file.schema_arrow.names)
             count = self._file.metadata.num_rows
         if ARCH not in self.names:
@@ -129,7 +129,8 @@ class Table:
         if name not in self.names:
             shown = [each for each in self.names if each.isprintable() and not each.endswith(_PARTS) and each != ARCH]
             raise ColumnError(f"{self.path} has no column '{name}'{did_you_mean(name, shown)}", key)
-        low, high = (self._numbers(f"{name}{end}") if f"{name}{end}" in self.names else None for end in (".low", ".high"))
+        ends = (f"{name}.low", f"{name}.high")
+        low, high = (self._numbers(end) if end in self.names else None for end in ends)
         sources, noisy = (self._plain(f"{name}{part}") for part in (".source", ".noisy"))
         return Column(self._numbers(name), low, high, sources, noisy)
 
@@ -277,6 +278,11 @@ class Tables:
         return {metric for part in self._parts for metric in part.columns}
 
     @property
+    def own_unit(self) -> bool:
+        """True when a table tells the quality, and not as a share."""
+        return "quality" in self.used and self.used["quality"].own_unit
+
+    @property
     def names(self) -> list[str]:
         """The files' names, each once."""
         return list(dict.fromkeys(part.table.path.name for part in self._parts))
@@ -301,16 +307,19 @@ class Tables:
         return readings
 
     def common(self) -> Mapping[str, Mapping[str, Reading]]:
-        """Returns the readings of every architecture of the (narrowed) space that all tables can tell, by its id.
-
-        Raises:
-            DataError: there is none.
-        """
+        """Returns the readings of every architecture of the (narrowed) space that all tables can tell, by its id."""
         if self._common is None:
             self._common = dict(self._told())
-        if not self._common:
-            raise DataError(f"no architecture of the space has a reading in {' and '.join(self.names)}")
         return self._common
+
+    def demand_one(self) -> None:
+        """Makes sure that a trial can be completed.
+
+        Raises:
+            DataError: no architecture of the (narrowed) space has its readings in all tables.
+        """
+        if next(self._told(), None) is None:
+            raise DataError(f"no architecture of the space has all its readings in {' and '.join(self.names)}")
 
     def architecture(self, arch_id: str) -> Architecture:
         """Returns an architecture that is in the tables."""

@@ -66,8 +66,12 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
     click.echo("")
     for line in selection.lines():
         click.echo(line)
-    say(f"{result.trials} trials, {result.verified} finalists verified, {time.monotonic() - start:.0f} s")
+    verified = f", {result.verified} finalists verified" if run.trained else ""
+    say(f"{result.trials} trials{verified}, {time.monotonic() - start:.0f} s")
     say(f"page: {page}")
+    if not run.trained:
+        next_command("hwnas", "select", work.folder)
+        return
     best = selection.picks[0].trial.arch_id if selection.picks else "ARCH_ID"
     next_command("hwnas", "export", work.folder, best)
 
@@ -124,26 +128,30 @@ class _Printer:
 
 
 def _print_front(run: RunData) -> None:
-    """Prints the verified front, best first."""
+    """Prints the front, best first."""
     from ..quantities import format_reading, format_tests
 
     members = run.verified or ()
     metrics = [metric for metric in run.metrics if any(m.value(metric) is not None for m in members)]
     click.echo("")
+    size = f"{len(members)} network{'s' if len(members) != 1 else ''}"
     guessed = [name for name in metrics if any(m.reading(name).source == "estimated" for m in members)]
-    how = f"exported; estimated, not measured: {', '.join(guessed)}" if guessed else "exported, measured"
-    click.echo(f"verified front: {len(members)} networks, trained over seeds, {how}")
+    told = f"; estimated, not measured: {', '.join(guessed)}" if guessed else ""
+    if run.trained:
+        click.echo(f"verified front: {size}, trained over seeds, exported{told or ', measured'}")
+    else:
+        click.echo(f"front: {size}, not trained{told}")
     main = run.objectives[0][0]
     ordered = sorted(members, key=lambda member: -(member.value(main) or 0.0))
     rows = [
         [
             member.arch_id,
             *(format_reading(metric, member.reading(metric), interval=True) for metric in metrics),
-            format_tests(member.test, member.tests),
+            *([format_tests(member.test, member.tests)] if run.trained else []),
         ]
         for member in ordered
     ]
-    print_table(["network", *metrics, "top1 on test"], rows)
+    print_table(["network", *metrics, *(["top1 on test"] if run.trained else [])], rows)
 
 
 def _front_row(run: RunData, index: int) -> dict[str, object]:
