@@ -50,6 +50,8 @@ MAY_CHANGE = {"search": ("trials", "time_limit", "stop"), "run": None, "verify":
 """Keys of a study file that may be another when a run is resumed; None stands for the whole section."""
 SHIPPING = "local onnxruntime"
 """What compares and tests the files to ship when every device replays a table; no name of a study's device."""
+COVERED = 100
+"""Random architectures that are looked for in the tables, to warn of a space that they hardly cover."""
 RESERVE_BYTES = 32 << 20
 """Free space on the disk without which nothing is started."""
 
@@ -180,8 +182,10 @@ class Study:
             bench, space, known = stack.enter_context(self._bench(space))
             from .driver import Driver
 
-            sound = "data and space" if bench.tables is None else "tables and space"
-            reporter.note(f"{sound} are sound; the run folder is {self.folder}")
+            sound = [*(["data"] if known["data"] else []), *(["tables"] if bench.tables else [])]
+            reporter.note(f"{', '.join(sound)} and space are sound; the run folder is {self.folder}")
+            if bench.tables and not any(space.random(f"covered/{i}").id in bench.tables for i in range(COVERED)):
+                reporter.note(f"none of {COVERED} random architectures is in the tables: most trials will fail")
             driver = Driver(bench, space, store, events, reporter)
             try:
                 with driver.at_work():
@@ -211,8 +215,6 @@ class Study:
         with self._bench(space_at_once) as (bench, space, known):
             evaluator = Evaluator(bench, 0)
             seed, tables = self.spec.search.seed, bench.tables
-            if tables:
-                tables.demand_one()
             if tables and not self.spec.builds:
                 told = (o.metric for o in self.spec.objectives if str(o.metric) in tables.metrics)
                 metric = str(next((metric for metric in told if metric.device), self.spec.objectives[0].metric))
@@ -293,6 +295,7 @@ class Study:
                     _check_fit(space, data)
             with self._placed():
                 tables = read_tables(self.spec, space)
+                tables.demand_one()
             now = {name: device.fingerprint() for name, device in devices.items()}
             self._check_environment(data, now, tables.digests())
             if tables:

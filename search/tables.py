@@ -272,6 +272,9 @@ class Tables:
     def __bool__(self) -> bool:
         return bool(self._parts)
 
+    def __contains__(self, arch_id: object) -> bool:
+        return all(arch_id in part.table.rows for part in self._parts)
+
     @property
     def metrics(self) -> set[str]:
         """The metrics that tables tell."""
@@ -318,7 +321,7 @@ class Tables:
         Raises:
             DataError: no architecture of the (narrowed) space has its readings in all tables.
         """
-        if next(self._told(), None) is None:
+        if self._parts and next(self._told(), None) is None:
             raise DataError(f"no architecture of the space has all its readings in {' and '.join(self.names)}")
 
     def architecture(self, arch_id: str) -> Architecture:
