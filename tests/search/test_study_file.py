@@ -252,7 +252,7 @@ def test_init_text_is_legal(name: str, data: str) -> None:
     text = init_text(name, data=data, device="y")
     spec = load_study_text(text)
     assert (spec.name, spec.space.use, list(spec.devices)) == (name, "mobile", ["y"])
-    assert spec.data.path == (None if data == "digits" else data)
+    assert spec.data is not None and spec.data.path == (None if data == "digits" else data)
     assert load_study_text(dump_study(spec)) == spec
 
 

@@ -154,7 +154,7 @@ def test_what_a_table_lacks_is_a_failed_trial(
 
 
 def test_a_study_whose_trials_all_fail_says_why(write: Write, readings: pd.DataFrame) -> None:
-    with pytest.raises(InfeasibleError, match="none of 1 trials could be completed.*not in board"):
+    with pytest.raises(InfeasibleError, match=r"none of 1 trials could be completed.*not in board"):
         run(write(readings.iloc[-1:], search={"trials": 1, "sampler": "random"}))
 
 
@@ -221,7 +221,12 @@ def test_another_table_ends_a_study_that_was_begun(write: Write, readings: pd.Da
 def test_a_table_is_read_once(write: Write, monkeypatch: pytest.MonkeyPatch, readings: pd.DataFrame) -> None:
     asked: list[str] = []
     read = tables._read
-    monkeypatch.setattr(tables, "_read", lambda path: asked.append(path.name) or read(path))
+
+    def noted(path: Path) -> bytes:
+        asked.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(tables, "_read", noted)
     devices = {name: {"runtime": "replay", "table": "board.parquet"} for name in ("board", "two")}
     objectives = [{"metric": "top1"}, {"metric": LATENCY}, {"metric": "latency_ms@two"}]
     found = run(
@@ -388,7 +393,7 @@ def test_what_does_not_go_with_tables(old: str, new: str, says: str) -> None:
     if not says:
         assert load_study_text(text).builds, "quality of a table beside a device that runs"
         return
-    with pytest.raises(StudyFileError, match="^study.yaml:") as caught:
+    with pytest.raises(StudyFileError, match=r"^study\.yaml:") as caught:
         load_study_text(text)
     assert says in str(caught.value)
 
