@@ -11,6 +11,7 @@ from torch import nn
 from hwnas.profilers import computed_metrics, get_runtime
 from hwnas.spaces import FBNet
 from hwnas.spaces.errors import SpaceError
+from hwnas.spaces.fbnet_net import Shuffle
 
 # Figure 5 of the paper, as in github.com/facebookresearch/mobile-vision.
 FBNET_B = (
@@ -61,6 +62,11 @@ def test_skip_is_nothing_where_the_shape_stays() -> None:
     # Six stages begin with another shape; the stem and the head are the other two.
     assert len(convolutions) == 8
     assert [layer.stride[0] for layer in convolutions] == [1, 1, 2, 2, 1, 2, 1, 1]
+
+
+def test_groups_are_shuffled() -> None:
+    x = torch.randn(2, 6, 3, 3)
+    assert torch.equal(Shuffle()(x), x[:, [0, 3, 1, 4, 2, 5]])
 
 
 @pytest.mark.parametrize(("side", "last"), [(8, 1), (32, 4), (95, 12), (96, 3), (224, 7)])
