@@ -13,7 +13,7 @@ from hwnas.spaces import FBNet
 from hwnas.spaces.errors import SpaceError
 from hwnas.spaces.fbnet_net import Shuffle
 
-# Figure 5 of the paper, as in github.com/facebookresearch/mobile-vision.
+# As listed in github.com/facebookresearch/mobile-vision.
 FBNET_B = (
     "k3_e1-k3_e6-k5_e1-k3_e1-k3_e1-k5_e6-k5_e3-k3_e6-k5_e6-k5_e6-k5_e1-skip-k5_e3-"
     "k5_e6-k3_e1-k5_e1-k5_e3-k5_e6-k5_e1-k5_e6-k5_e6-k3_e6"

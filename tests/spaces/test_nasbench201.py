@@ -82,7 +82,7 @@ def test_live_edges_are_those_of_whole_paths() -> None:
 
 
 def published_key(cell: Cell) -> str:
-    """The rule by which the paper counts (section 2.1, and `to_unique_str` of its code): nodes spelled out as texts."""
+    """The rule by which the benchmark counts (`to_unique_str` of its code): nodes spelled out as texts."""
     nodes = {0: "0"}
     for target in (1, 2, 3):
         terms = []
