@@ -70,6 +70,7 @@ class Driver:
         self._evaluators: list[Evaluator] = []
         self._uncounted: set[str] = set()
         self._missing: set[str] = set()
+        self._rows: list[tuple[FrozenTrial, Row]] = []
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -243,7 +244,12 @@ class Driver:
         patience = self.spec.search.stop.hypervolume_patience
         if patience is None:
             return False
-        rows = [row for row in rows_of(self.store.trials, self.spec.limits) if row.outcome.state != "running"]
+        kept = self._rows  # what has not changed since the last time is not read again
+        self._rows = [
+            kept[place] if place < len(kept) and kept[place][0] is trial else (trial, Row(trial, self.spec.limits))
+            for place, trial in enumerate(self.store.trials)
+        ]
+        rows = [row for _, row in self._rows if row.outcome.state != "running"]
         newest = max(front_of(rows, self.objectives), default=0)
         if len(rows) - newest - 1 < patience:
             return False
