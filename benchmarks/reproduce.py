@@ -57,6 +57,8 @@ def rows_of(folder: Path, passes: int) -> list[dict[str, Any]]:
     """Runs every member of the front again."""
     run = RunData.load(folder)
     spec = load_study_file(folder / "study.yaml")
+    if spec.data is None:
+        raise SystemExit(f"{folder}: its study has no data, so nothing can be run again")
     data = load_data(spec.data, folder, spec.search.seed)
     environment = json.loads((folder / "environment.json").read_text("utf-8"))
     space = load_space(

@@ -30,7 +30,7 @@ from .runtimes.runtime import (
     stored_as,
 )
 from .serve import serve
-from .store import MeasurementStore, Replay, Stored, digest_of
+from .store import MeasurementStore, Stored, digest_of
 
 __all__ = [
     "Artifact",
@@ -50,7 +50,6 @@ __all__ = [
     "OnnxBased",
     "Profiler",
     "Repeatability",
-    "Replay",
     "Runtime",
     "Session",
     "Stored",

@@ -18,13 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..spaces.errors import CandidateError, DeviceError
+from ..spaces.errors import CandidateError
 from .estimate import Estimate
 from .graph import Graph
 from .measurement import Measurement
 from .profiler import Profiler
 
-__all__ = ["MeasurementStore", "Replay", "Stored", "digest_of"]
+__all__ = ["MeasurementStore", "Stored", "digest_of"]
 
 WAIT_S = 5.0
 """Longest wait for another process that writes."""
@@ -210,35 +210,6 @@ class Stored(Profiler):
 
     def close(self) -> None:
         self.profiler.close()
-
-
-class Replay(Profiler):
-    """Serves what is in a store, as the device that measured it; what is not there was not measured.
-
-    Args:
-        store: where the measurements are.
-        fingerprint: of the device to stand for.
-    """
-
-    deadline_s = WAIT_S
-
-    def __init__(self, store: MeasurementStore, fingerprint: Mapping[str, Any]) -> None:
-        self._store, self._fingerprint = store, dict(fingerprint)
-
-    def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
-        found = self._store.find(digest_of(path), self._fingerprint)
-        if found is None:
-            raise CandidateError("data", f"{path.name} was not measured on the device that is replayed")
-        return found
-
-    def graph(self, path: Path) -> Graph:
-        raise DeviceError("a replayed device executes nothing")
-
-    def run(self, path: Path, x: Path, out: Path | None = None, deadline_s: float | None = None) -> Any:
-        raise DeviceError("a replayed device executes nothing")
-
-    def fingerprint(self) -> dict[str, Any]:
-        return dict(self._fingerprint)
 
 
 def digest_of(path: Path) -> str:

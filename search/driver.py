@@ -23,7 +23,7 @@ from .proposer import Proposer
 from .quantities import counted
 from .reporter import Reporter
 from .storage import OUTCOME, EventLog, StudyStore
-from .verification import Verified, finalists, test_accuracy, verified_front, verify
+from .verification import Verified, finalists, front_of_search, test_accuracy, verified_front, verify
 
 if TYPE_CHECKING:
     from .study_schema import StudySpec
@@ -74,6 +74,7 @@ class Driver:
         self._evaluators: list[Evaluator] = []
         self._uncounted: set[str] = set()
         self._missing: set[str] = set()
+        self._rows: list[tuple[FrozenTrial, Row]] = []
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -93,7 +94,7 @@ class Driver:
             InfeasibleError: it names the limit and the best value seen.
         """
         if not self.store.trials:
-            preflight(self._evaluators[0], self.space, self.spec.limits, self.spec.search.seed)
+            preflight(self._evaluators[0], self.space, self.spec.limits, self.spec.search.seed, self.bench.tables)
 
     def search(self) -> None:
         """Evaluates candidates until the total is reached, the time is up, or the space has no other."""
@@ -158,6 +159,11 @@ class Driver:
         self._run(next_row, lambda evaluator, row: verify(self.bench, evaluator, row), done)
         front = verified_front(verified, self.objectives)
         return verified, front
+
+    def settle(self) -> list[Verified]:
+        """Returns the front of a study without a training: its readings are those of tables and of the search."""
+        rows = rows_of(self.store.trials, self.spec.limits)
+        return verified_front(front_of_search(self.bench, rows), self.objectives)
 
     def test(self, front: Sequence[Verified]) -> dict[str, dict[str, Reading]]:
         """Reads the test part: scores the shipped files of each front member, once; see `test_accuracy`."""
@@ -245,7 +251,12 @@ class Driver:
         patience = self.spec.search.stop.hypervolume_patience
         if patience is None:
             return False
-        rows = [row for row in rows_of(self.store.trials, self.spec.limits) if row.outcome.state != "running"]
+        kept = self._rows  # what has not changed since the last time is not read again
+        self._rows = [
+            kept[place] if place < len(kept) and kept[place][0] is trial else (trial, Row(trial, self.spec.limits))
+            for place, trial in enumerate(self.store.trials)
+        ]
+        rows = [row for _, row in self._rows if row.outcome.state != "running"]
         newest = max(front_of(rows, self.objectives), default=0)
         if len(rows) - newest - 1 < patience:
             return False

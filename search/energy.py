@@ -46,7 +46,8 @@ def meters_of(spec: StudySpec) -> dict[str, Mapping[str, Any]]:
                 check_meter(device.meter)
         except UsageError as error:
             raise MeterUsageError(str(error), ("devices", name, "meter")) from error
-    wanted = {metric.device for metric in spec.metrics if metric.name == ENERGY}
+    replayed = {name for name, device in spec.devices.items() if device.is_replay}
+    wanted = {metric.device for metric in spec.metrics if metric.name == ENERGY} - replayed
     return {
         name: _meter_of(name, device, needed=energy_metric(name) in needed(spec)) if name in wanted else {"use": NONE}
         for name, device in spec.devices.items()

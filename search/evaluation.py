@@ -25,6 +25,7 @@ from .rungs import RungBoard
 
 if TYPE_CHECKING:
     from .study_schema import StudySpec
+    from .tables import Tables
 
 __all__ = ["Bench", "Evaluator", "parity", "probe_files", "remove"]
 
@@ -49,10 +50,11 @@ class Bench:
     Attributes:
         spec: the resolved study.
         folder: the run folder.
-        devices: all of the study, by name.
+        devices: those of the study that run models, by name.
         board: of the rungs of quality.
         quiet: shared with the devices.
         allow_code: file with the user's space, or None.
+        tables: what replay devices and a table of quality tell, or None.
     """
 
     spec: StudySpec
@@ -61,6 +63,7 @@ class Bench:
     board: RungBoard
     quiet: Quiet
     allow_code: Path | None = None
+    tables: Tables | None = None
     closing: threading.Event = field(default_factory=threading.Event)
     """Set when the driver stops: evaluators start nothing more."""
     workers: dict[int, Child] = field(default_factory=dict)
@@ -221,6 +224,14 @@ class Evaluator:
         request = {"do": "train", "arch": architecture.to_json(), "seed": seed, "epochs": epochs}
         return self._call(deadline, **request, weights=str(weights))
 
+    def told(self, architecture: Architecture) -> dict[str, Reading]:
+        """Returns what tables say of an architecture: metric → reading.
+
+        Raises:
+            CandidateError: one that the study needs is not there.
+        """
+        return self.bench.tables.readings(architecture.id) if self.bench.tables else {}
+
     def epoch_seconds(self, architecture: Architecture, seed: int) -> float:
         """Returns the seconds of one epoch of training, warmed up."""
         deadline = self._deadline()
@@ -237,7 +248,7 @@ class Evaluator:
 
     def _deadline(self) -> float:
         """Returns when a trial that begins now has to end; the child is up then, so that its start is not counted."""
-        if self.child.pid is None:
+        if self.child.pid is None and self.bench.spec.builds:
             self._call(time.monotonic() + START_S, do="warm")
         return time.monotonic() + self.bench.spec.run.trial_timeout
 
@@ -255,7 +266,10 @@ class Evaluator:
         *,
         fresh: bool = False,
     ) -> None:
-        """Computed costs, then predicted, then measured ones; on the devices of these names, or on all."""
+        """What tables tell, then computed, predicted and measured costs; on the devices of these names, or on all."""
+        progress.learn(self.told(architecture), surely=True)
+        if not self.bench.spec.builds:
+            return
         devices = list(self.bench.devices.values())
         wanted = [each for each in devices if names is None or each is devices[0] or each.name in names]
         folder = self.bench.artifacts(architecture.id)
@@ -301,9 +315,9 @@ class Evaluator:
         progress.learn(measured, surely=True)
 
     def _quality(self, architecture: Architecture, progress: _Progress, deadline: float) -> None:
-        """Trains, rung by rung, when the study asks for quality at all."""
-        metrics = self.bench.spec.metrics
-        if all(metric.name != "top1" for metric in metrics):
+        """Trains, rung by rung, when the study asks for quality at all, and no table tells it."""
+        spec = self.bench.spec
+        if not spec.trains or all(metric.name != "top1" for metric in spec.metrics):
             return
         rungs = self.bench.spec.quality.rungs
         for number, rung in enumerate(rungs):

@@ -17,11 +17,24 @@ if TYPE_CHECKING:
     from ..spaces import Architecture, Space
     from .evaluation import Evaluator
     from .study_schema import StudySpec
+    from .tables import Tables
 
-__all__ = ["DeviceTime", "LimitCheck", "Probe", "TimePlan", "check_limits", "preflight", "probe_space", "time_plan"]
+__all__ = [
+    "DeviceTime",
+    "LimitCheck",
+    "Probe",
+    "TimePlan",
+    "check_limits",
+    "preflight",
+    "probe_space",
+    "table_probes",
+    "time_plan",
+]
 
 MORE = 12
 """Random architectures that are looked at before a limit is called out of reach."""
+ASK_S = 0.02
+"""Seconds of a trial in which nothing is built: its proposal, and its two records."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class LimitCheck:
         inside: how many of the randomly sampled architectures hold it.
         sampled: how many were sampled.
         reachable: True when an architecture was seen that holds it; None when only training can tell.
+        own_unit: as in Reading.
     """
 
     limit: Limit
@@ -70,6 +84,7 @@ class LimitCheck:
     inside: int
     sampled: int
     reachable: bool | None
+    own_unit: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "limit": str(self.limit)}
@@ -109,11 +124,22 @@ def probe_space(
     return probes
 
 
-def check_limits(probes: Sequence[Probe], limits: Iterable[Limit]) -> list[LimitCheck]:
-    """Says for each limit how the probes fare."""
+def table_probes(tables: Tables, metric: str) -> list[Probe]:
+    """Returns what tables say of the smallest, the middle and the largest architecture, by one of their metrics."""
+    common = tables.common()
+    ordered = sorted(common, key=lambda arch_id: common[arch_id][metric].value or 0.0)
+    chosen = {"smallest": ordered[0], "middle": ordered[len(ordered) // 2], "largest": ordered[-1]}
+    return [Probe(role, tables.architecture(arch_id), common[arch_id], {}) for role, arch_id in chosen.items()]
+
+
+def check_limits(probes: Sequence[Probe], limits: Iterable[Limit], tables: Tables | None = None) -> list[LimitCheck]:
+    """Says for each limit how the probes fare; of what tables tell, how all of their architectures fare."""
     checks = []
     for limit in limits:
         metric = str(limit.metric)
+        if tables and metric in tables.metrics:
+            checks.append(_check_in_tables(limit, tables))
+            continue
         found = [(probe.role, value) for probe in probes if (value := _value(probe, metric)) is not None]
         values = [value for _, value in found]
         random = [value for role, value in found if role == "random"]
@@ -133,16 +159,43 @@ def check_limits(probes: Sequence[Probe], limits: Iterable[Limit]) -> list[Limit
     return checks
 
 
-def preflight(evaluator: Evaluator, space: Space, limits: Sequence[Limit], seed: int) -> None:
+def _check_in_tables(limit: Limit, tables: Tables) -> LimitCheck:
+    values = _in_tables(limit, tables)
+    inside = sum(limit.violation(value) <= 0 for value in values)
+    least, middle, most = (values[0], values[len(values) // 2], values[-1]) if values else (None, None, None)
+    own_unit = limit.metric.name == "top1" and tables.own_unit
+    return LimitCheck(limit, least, middle, most, inside, len(values), inside > 0, own_unit)
+
+
+def _in_tables(limit: Limit, tables: Tables) -> list[float]:
+    """Returns the values of a limit's metric, of every architecture that all tables have, in order."""
+    readings = (readings[str(limit.metric)].value for readings in tables.common().values())
+    return sorted(value for value in readings if value is not None)
+
+
+def preflight(
+    evaluator: Evaluator, space: Space, limits: Sequence[Limit], seed: int, tables: Tables | None = None
+) -> None:
     """Ends a study before it begins when a limit is out of reach.
 
     The smallest architecture (the largest, for a limit from below) is costed; where it breaks a limit, random ones too.
+    Of a metric that tables tell, all of their architectures are seen.
 
     Raises:
         InfeasibleError: no architecture seen meets a limit; it names the limit and the best value seen.
     """
+    told = tables.metrics if tables else set()
+    for limit in limits:
+        if tables and str(limit.metric) in told and not _check_in_tables(limit, tables).inside:
+            values = _in_tables(limit, tables)
+            nearest = f"{values[0] if limit.sign == '<=' else values[-1]:.4g}" if values else "no value"
+            raise InfeasibleError(
+                f"limit '{limit}' is out of reach: the best of {len(values)} architectures in "
+                f"{' and '.join(tables.names)} has {nearest}; relax it"
+            )
+    limits = [limit for limit in limits if str(limit.metric) not in told and limit.metric.name != "top1"]
     for corner, sign in zip(space.corners(), ("<=", ">="), strict=True):
-        concerned = [limit for limit in limits if limit.sign == sign and limit.metric.name != "top1"]
+        concerned = [limit for limit in limits if limit.sign == sign]
         if not concerned:
             continue
         devices = _devices_of(concerned)
@@ -220,16 +273,20 @@ def time_plan(
     """
     corners = [probe for probe in probes if probe.role != "random"] or list(probes)
     parts = {part: _usual(corners, part) for part in dict.fromkeys(part for probe in corners for part in probe.seconds)}
-    devices = {name: _device_time(name, corners, parts) for name in spec.devices}
+    devices = {name: _device_time(name, corners, parts) for name, each in spec.devices.items() if not each.is_replay}
     measuring = sum(spent for part, spent in parts.items() if part.startswith("measure"))
     making = sum(spent for part, spent in parts.items() if part.startswith(("build", "export", "convert")))
     other = sum(parts.values()) - measuring
+    start = start_seconds + sum(device.start_s for device in devices.values())
+    trials, workers = spec.search.trials, spec.run.workers
+    if not spec.trains:
+        search = trials * (other / workers + measuring + ASK_S)
+        return TimePlan(start, search, 0.0, other + measuring + ASK_S, devices)
     share, epochs = 1.0, 0.0
     for rung in spec.quality.rungs:
         epochs += share * (rung.epochs or 0)
         share *= rung.keep or 1.0
     training = epochs * epoch_seconds if any(metric.name == "top1" for metric in spec.metrics) else 0.0
-    trials, workers = spec.search.trials, spec.run.workers
     stands_in = spec.cost_model.stand_in and not any(metric.name == "energy_mj" for metric in spec.metrics)
     measured = min(trials, spec.cost_model.samples) if stands_in else trials
     search = trials * (other + training) / workers + measured * measuring
@@ -241,7 +298,6 @@ def time_plan(
         finishing += seeds * (making + validation * _usual_ms(corners, first_name) / 1e3)
     again = sum(_finalist_s(device) for device in devices.values() if device.measurement_s)
     verify = finalists * (finishing / workers + again)
-    start = start_seconds + sum(device.start_s for device in devices.values())
     return TimePlan(start, search, verify, other + training + measuring, devices)
 
 

@@ -150,7 +150,7 @@ def front_table(
             "reason": None,
             "seconds": member.seconds,
             **reading_columns(names, member.readings),
-            **reading_columns(tests, tested[member.arch_id]),
+            **reading_columns(tests, tested.get(member.arch_id, {})),
             "feasible": member.feasible,
             "on_front": True,
         }

@@ -42,7 +42,14 @@ class MetricKind:
 METRICS: dict[str, MetricKind] = {
     kind.name: kind
     for kind in (
-        MetricKind("top1", "maximize", False, "share of the validation samples classified correctly", 0.0, 1.0),
+        MetricKind(
+            "top1",
+            "maximize",
+            False,
+            "share of the validation samples classified correctly; of a table, in the table's own unit",
+            0.0,
+            100.0,
+        ),
         MetricKind(
             "latency_ms",
             "minimize",
@@ -119,6 +126,7 @@ class Reading:
         source: measured, predicted, computed, estimated or missing.
         noisy: True when the machine was too busy for a sure measurement; the interval is wide then.
         reason: why it is missing, where that is known, or what an estimate assumes.
+        own_unit: True for a quality that a table has in a unit of its own, such as percent, and not as a share.
     """
 
     value: float | None
@@ -127,6 +135,7 @@ class Reading:
     source: Source = "measured"
     noisy: bool = False
     reason: str = ""
+    own_unit: bool = False
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
@@ -143,12 +152,14 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         told = {"value": self.value, "low": self.low, "high": self.high, "source": self.source}
-        return {**told, **({"noisy": True} if self.noisy else {}), **({"reason": self.reason} if self.reason else {})}
+        further = {"noisy": self.noisy, "reason": self.reason, "own_unit": self.own_unit}
+        return {**told, **{name: value for name, value in further.items() if value}}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Reading:
         ends = data.get("low"), data.get("high")
-        return cls(data["value"], *ends, data["source"], data.get("noisy", False), data.get("reason", ""))
+        further = data.get("noisy", False), data.get("reason", ""), data.get("own_unit", False)
+        return cls(data["value"], *ends, data["source"], *further)
 
 
 _LIMIT = re.compile(r"^\s*(?P<metric>[A-Za-z_0-9]+(?:@[A-Za-z0-9._-]+)?)\s*(?P<sign><=|>=)\s*(?P<bound>\S+)\s*$")
@@ -196,6 +207,11 @@ class Limit:
                 f"'{text}' can never hold: {metric.name} lies between {kind.lowest:g} and {kind.highest:g}"
             )
         return limit
+
+    @property
+    def beyond_shares(self) -> bool:
+        """True when only the quality of a table in percent can meet it: trained networks have shares of 1."""
+        return self.metric.name == "top1" and self.sign == ">=" and self.bound > 1
 
     def violation(self, value: float) -> float:
         """By how much `value` breaks the limit, in the metric's unit; <= 0 when it holds."""

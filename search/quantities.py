@@ -99,35 +99,34 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _bare(metric: str, value: float) -> tuple[str, str]:
+def _bare(metric: str, value: float, own_unit: bool = False) -> tuple[str, str]:
     """Splits a value into its number and its unit."""
     name = _split(metric)[0]
     if name in _SHARES:
-        # A table of accuracies may be in percent already; shares lie between 0 and 1.
-        return (f"{100 * value:.1f}", " %") if abs(value) <= 1 else (f"{value:.2f}", "")
+        return (f"{value:.2f}", "") if own_unit or abs(value) > 1 else (f"{100 * value:.1f}", " %")
     if name in _COUNTS:
         return _count(value), ""
     return _significant(value), f" {unit(metric)}" if unit(metric) else ""
 
 
-def format_value(metric: str, value: float) -> str:
-    """Writes a value with its unit.
+def format_value(metric: str, value: float, own_unit: bool = False) -> str:
+    """Writes a value with its unit; `own_unit` as in Reading.
 
     >>> format_value("top1", 0.9722), format_value("latency_ms@cpu", 1.4159), format_value("macs", 1.25e6)
     ('97.2 %', '1.42 ms', '1.25 M')
     """
-    return "".join(_bare(metric, value))
+    return "".join(_bare(metric, value, own_unit))
 
 
-def format_difference(metric: str, value: float) -> str:
+def format_difference(metric: str, value: float, own_unit: bool = False) -> str:
     """Writes a difference of two values; differences of shares are in points.
 
     >>> format_difference("top1", 0.004)
     '0.4 points'
     """
-    if _split(metric)[0] in _SHARES and abs(value) <= 1:
+    if _split(metric)[0] in _SHARES and abs(value) <= 1 and not own_unit:
         return f"{100 * value:.1f} points"
-    return format_value(metric, value)
+    return format_value(metric, value, own_unit)
 
 
 def is_guess(reading: Reading) -> bool:
@@ -139,7 +138,8 @@ def format_interval(metric: str, reading: Reading) -> str:
     """Writes the interval of a reading, e.g. `1.38 to 1.47`; empty where there is none."""
     if reading.value is None or reading.low is None or reading.high is None or reading.low == reading.high:
         return ""
-    return f"{_bare(metric, reading.low)[0]} to {_bare(metric, reading.high)[0]}"
+    low, high = (_bare(metric, end, reading.own_unit)[0] for end in (reading.low, reading.high))
+    return f"{low} to {high}"
 
 
 def format_tests(test: Reading, tests: Mapping[str, Reading]) -> str:
@@ -160,6 +160,7 @@ def format_reading(metric: str, reading: Reading, *, interval: bool = False) -> 
     """
     if reading.value is None:
         return "none"
-    text = ("~" if is_guess(reading) else "") + format_value(metric, reading.value) + ("!" if reading.noisy else "")
+    value = format_value(metric, reading.value, reading.own_unit)
+    text = ("~" if is_guess(reading) else "") + value + ("!" if reading.noisy else "")
     between = format_interval(metric, reading) if interval else ""
     return f"{text} ({between})" if between else text

@@ -123,6 +123,21 @@ class RunData:
         return run
 
     @property
+    def trained(self) -> bool:
+        """False for a study without a training: its front has readings of tables and devices, and nothing to ship."""
+        quality = self.study.get("quality")
+        table = isinstance(quality, Mapping) and quality.get("use") == "table"
+        return not table and self.study.get("data") is not None
+
+    @property
+    def own_unit(self) -> bool:
+        """True when the quality comes from a table in a unit of its own, and is not a share."""
+        try:
+            return bool(self.environment["tables"]["quality"]["own_unit"])
+        except (KeyError, TypeError):
+            return False
+
+    @property
     def name(self) -> str:
         """The study's name, or the folder's where it has none."""
         return str(self.study.get("name") or self.folder.name)
@@ -214,13 +229,13 @@ class RunData:
         trials = []
         for index, row in enumerate(frame.to_dict("records")):
             try:
-                trials.append(_trial({str(key): value for key, value in row.items()}, self.metrics))
+                trials.append(_trial({str(key): value for key, value in row.items()}, self.metrics, self.own_unit))
             except (TypeError, ValueError, KeyError) as error:
                 raise DataError(f"{self.folder / file}: row {index} is not a trial: {error}") from error
         return tuple(sorted(trials, key=lambda trial: trial.number))
 
 
-def _trial(row: Mapping[str, Any], metrics: tuple[str, ...]) -> Trial:
+def _trial(row: Mapping[str, Any], metrics: tuple[str, ...], own_unit: bool) -> Trial:
     state = _text(row["state"])
     if state not in get_args(State):
         raise ValueError(f"unknown state '{state}'")
@@ -231,7 +246,7 @@ def _trial(row: Mapping[str, Any], metrics: tuple[str, ...]) -> Trial:
         state=cast(State, state),
         reason=_text(row["reason"]),
         seconds=_number(row["seconds"]),
-        readings={metric: _reading(row, metric) for metric in metrics},
+        readings={metric: _reading(row, metric, own_unit and metric == "top1") for metric in metrics},
         feasible=_flag(row["feasible"]),
         on_front=_flag(row["on_front"]),
         test=_reading(row, _TEST),
@@ -252,13 +267,13 @@ def _foretold(row: Mapping[str, Any], metric: str) -> Reading | None:
     return Reading(value, low, high, "predicted")
 
 
-def _reading(row: Mapping[str, Any], metric: str) -> Reading:
+def _reading(row: Mapping[str, Any], metric: str, own_unit: bool = False) -> Reading:
     value = _number(row.get(metric))
     source = _text(row.get(f"{metric}.source")) or "measured"
     if value is None or source == "missing":
         return Reading.missing()
     low, high = (_number(row.get(f"{metric}.{end}")) for end in ("low", "high"))
-    return Reading(value, low, high, cast(Source, source), _flag(row.get(f"{metric}.noisy")))
+    return Reading(value, low, high, cast(Source, source), _flag(row.get(f"{metric}.noisy")), own_unit=own_unit)
 
 
 def _number(value: Any) -> float | None:

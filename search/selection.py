@@ -83,7 +83,8 @@ class Relaxation:
             return f"{self.limit}: relaxing this one alone lets nothing in"
         metric = str(self.limit.metric)
         share = f", {100 * self.by / abs(self.limit.bound):.0f} % more room" if self.limit.bound else ""
-        change = f"by {format_difference(metric, self.by)}{share}"
+        own_unit = self.trial.reading(metric).own_unit
+        change = f"by {format_difference(metric, self.by, own_unit)}{share}"
         return f"{self.limit}: relax it to {self.relaxed.bound:g} ({change}) and {self.trial.arch_id} fits"
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,10 +206,12 @@ def choose(run: RunData, limits: Sequence[Limit]) -> Selection:
     for limit in limits:
         if str(limit.metric) not in run.metrics:
             raise UsageError(f"this run has no '{limit.metric}'{did_you_mean(str(limit.metric), run.metrics)}")
+        if limit.beyond_shares and run.trained:
+            raise UsageError(f"'{limit}' can never hold: {limit.metric} lies between 0 and 1")
     limits = tuple(dict.fromkeys(limits))
     main = best_metric(run.objectives)
     pool = _candidates(run)
-    among = "completed trials" if run.front is None else "verified front"
+    among = "completed trials" if run.front is None else "verified front" if run.trained else "front"
     certain = [
         trial for trial in pool if all(limit.surely_met_by(trial.reading(str(limit.metric))) for limit in limits)
     ]
@@ -217,7 +220,8 @@ def choose(run: RunData, limits: Sequence[Limit]) -> Selection:
     shown = [metric for metric, _ in run.objectives] + [str(limit.metric) for limit in limits] + ["size_mb", "params"]
     notes: tuple[str, ...] = ()
     if run.front is None:
-        notes = ("the front is not verified yet: these are readings of the search, not of a shipped file",)
+        unverified = "the front is not verified yet: these are readings of the search, not of a shipped file"
+        notes = (unverified if run.trained else "the study has not ended: this is its front so far",)
     notes += _not_measured(pool, shown)
     found: dict[str, Any] = {}
     if fitting:
@@ -276,8 +280,8 @@ def _overshoot(trial: Trial, limit: Limit) -> str:
     metric = str(limit.metric)
     reading = trial.reading(metric)
     end = reading.high if limit.sign == "<=" else reading.low
-    text = format_value(metric, end) if end is not None else "unknown"
-    return f"{label(metric)} may be {text}, the limit is {format_value(metric, limit.bound)}"
+    text = format_value(metric, end, reading.own_unit) if end is not None else "unknown"
+    return f"{label(metric)} may be {text}, the limit is {format_value(metric, limit.bound, reading.own_unit)}"
 
 
 def _better(metric: str, direction: Direction) -> str:
@@ -297,8 +301,8 @@ def _best_pick(
         gain = abs((rival.value(metric) or 0.0) - (best.value(metric) or 0.0))
         loose = next(limit for limit in limits if not limit.surely_met_by(rival.reading(str(limit.metric))))
         reason += (
-            f" {rival.arch_id} is better by {format_difference(metric, gain)}, but is not surely inside:"
-            f" {_overshoot(rival, loose)}."
+            f" {rival.arch_id} is better by {format_difference(metric, gain, rival.reading(metric).own_unit)},"
+            f" but is not surely inside: {_overshoot(rival, loose)}."
         )
     return _pick(run, "best", best, limits, certain, reason)
 
@@ -331,7 +335,7 @@ def _trade(trial: Trial, best: Trial, metric: str, direction: Direction) -> str:
     if mine is None or theirs is None or mine == theirs:
         return ""
     way = "higher" if mine > theirs else "lower"
-    points = format_difference(metric, abs(mine - theirs))
+    points = format_difference(metric, abs(mine - theirs), best.reading(metric).own_unit)
     if not points.endswith("points") and theirs:
         points = f"{100 * abs(mine - theirs) / abs(theirs):.0f} %"
     return f"{label(metric).lower()} {points} {way}"
@@ -371,7 +375,7 @@ def _tolerance(best: Trial, metric: str, direction: Direction) -> tuple[float, s
         return 0.0, "0"
     spread = 0.0 if worse is None else abs(reading.value - worse)
     if spread > 0:
-        return spread, f"one spread ({format_difference(metric, spread)})"
+        return spread, f"one spread ({format_difference(metric, spread, reading.own_unit)})"
     return _NEAR * abs(reading.value), "1 %"
 
 
@@ -409,7 +413,9 @@ def _outwards(value: float, sign: str) -> float:
 def _why_nothing(run: RunData, pool: Sequence[Trial], limits: Sequence[Limit]) -> tuple[str, ...]:
     if not pool and run.front is None:
         return ("no trial has been completed yet, so there is nothing to choose from",)
-    spare = [trial for trial in run.rows if trial.state == "complete" and _holds(trial, limits)] if run.verified else []
+    spare = []
+    if run.verified and run.trained:
+        spare = [trial for trial in run.rows if trial.state == "complete" and _holds(trial, limits)]
     if not spare:
         return ()
     best = min(spare, key=lambda trial: _order(trial, best_metric(run.objectives), run.objectives))

@@ -7,6 +7,7 @@ Whatever kills the driver in between leaves a trial that is `running` and whole,
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import sqlite3
@@ -68,9 +69,35 @@ class StudyStore:
                 check_trial(trial, number, path)
 
     def ask(self, template: FrozenTrial) -> FrozenTrial:
-        """Stores a running trial as one record and returns it with its number."""
-        with self._errors():
-            trial = self._storage.get_trial(self._storage.create_new_trial(self._study_id, template))
+        """Stores a running trial as one record and returns it with its number.
+
+        Optuna's own `create_new_trial` asks the database several times for each parameter, which is most of the time of
+        a trial that trains nothing.
+        """
+        from optuna.storages._rdb import models
+
+        number = len(self.trials)
+        with self._errors(), self._session() as session:
+            kept = models.TrialModel(
+                study_id=self._study_id, number=number, state=template.state, datetime_start=template.datetime_start
+            )
+            session.add(kept)
+            session.flush()
+            key = int(kept.trial_id)
+            for name, options in template.distributions.items():
+                internal = options.to_internal_repr(template.params[name])
+                text = optuna.distributions.distribution_to_json(options)
+                session.add(
+                    models.TrialParamModel(trial_id=key, param_name=name, param_value=internal, distribution_json=text)
+                )
+            attributes = (
+                (models.TrialUserAttributeModel, template.user_attrs),
+                (models.TrialSystemAttributeModel, template.system_attrs),
+            )
+            for model, values in attributes:
+                _write_attributes(session, model, key, values, known={})
+        trial = _copy(template)
+        trial.number, trial._trial_id = number, key
         self.trials.append(trial)
         return trial
 
@@ -82,7 +109,7 @@ class StudyStore:
         violations: Mapping[str, float],
         outcome: Mapping[str, Any],
     ) -> None:
-        """Ends a running trial.
+        """Ends a running trial, in one transaction.
 
         Args:
             number: the trial's.
@@ -91,17 +118,43 @@ class StudyStore:
             violations: by how much each limit is broken; at most 0 where it holds.
             outcome: JSON plain; everything else that was found out.
         """
+        from optuna.storages._rdb import models
+
         trial = self.trials[number]
         key = trial._trial_id
-        with self._errors():
-            write_constraints(self._storage, key, violations)
-            kept = {name: float(value) for name, value in violations.items()}
-            stamped = {**outcome, "violations": kept, "digest": _digest(trial, values, kept, outcome)}
-            self._storage.set_trial_user_attr(key, OUTCOME, stamped)
-            if outcome.get("reason") or "reason" in trial.user_attrs:  # a driver may have been killed at this place
-                self._storage.set_trial_user_attr(key, "reason", outcome["reason"])
-            self._storage.set_trial_state_values(key, state, values)
-            self.trials[number] = self._storage.get_trial(key)
+        kept = {name: float(value) for name, value in violations.items()}
+        told: dict[str, Any] = {
+            OUTCOME: {**outcome, "violations": kept, "digest": _digest(trial, values, kept, outcome)}
+        }
+        if outcome.get("reason") or "reason" in trial.user_attrs:
+            told["reason"] = outcome["reason"]
+        limits = _constraints(kept)
+        ended = _copy(trial)
+        ended.state, ended.values, ended.datetime_complete = state, values, datetime.now()
+        ended.user_attrs |= _as_stored(told)
+        ended.system_attrs |= limits
+        with self._errors(), self._session() as session:
+            row = session.get_one(models.TrialModel, key)
+            _write_attributes(session, models.TrialUserAttributeModel, key, told, trial.user_attrs)
+            _write_attributes(session, models.TrialSystemAttributeModel, key, limits, trial.system_attrs)
+            for place, value in enumerate(values or ()):
+                stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+                session.add(models.TrialValueModel(trial_id=key, objective=place, value=stored, value_type=kind))
+            row.state, row.datetime_complete = state, ended.datetime_complete
+        self.trials[number] = ended
+
+    @contextmanager
+    def _session(self) -> Iterator[Any]:
+        """Gives a session of SQLAlchemy: one transaction, all of it or nothing."""
+        session = self._storage.scoped_session()
+        try:
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
+        finally:
+            session.close()
 
     def _study(self, name: str, directions: list[StudyDirection]) -> int:
         """Returns the id of the study; makes it, also in place of one that never had a trial."""
@@ -156,12 +209,33 @@ def open_readable(path: Path) -> optuna.storages.RDBStorage:
         raise DataError(f"{path}: not an Optuna database ({_one_line(error)})") from error
 
 
-def write_constraints(storage: optuna.storages.BaseStorage, trial_id: int, violations: Mapping[str, float]) -> None:
-    """Writes limits the way Optuna 5 reads them (a value for each name) and the way optuna-dashboard does (a list)."""
-    for name, value in violations.items():
-        storage.set_trial_system_attr(trial_id, f"constraints:{name}", float(value))
-    if violations:
-        storage.set_trial_system_attr(trial_id, "constraints", [float(value) for value in violations.values()])
+def _constraints(violations: Mapping[str, float]) -> dict[str, Any]:
+    """Returns limits the way Optuna 5 reads them (a value for each name) and the way optuna-dashboard does (a list)."""
+    named = {f"constraints:{name}": value for name, value in violations.items()}
+    return {**named, "constraints": list(violations.values())} if violations else {}
+
+
+def _write_attributes(session: Any, model: Any, key: int, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Writes attributes of a trial; those that are known have a row, as an earlier driver was killed after it."""
+    for name, value in values.items():
+        text = json.dumps(value)
+        if name in known:
+            session.query(model).filter_by(trial_id=key, key=name).update({"value_json": text})
+        else:
+            session.add(model(trial_id=key, key=name, value_json=text))
+
+
+def _copy(trial: FrozenTrial) -> FrozenTrial:
+    """Returns a trial with attributes of its own, as they will be read again."""
+    copied = copy.copy(trial)
+    copied.user_attrs, copied.system_attrs = _as_stored(trial.user_attrs), _as_stored(trial.system_attrs)
+    return copied
+
+
+def _as_stored(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns attributes as JSON has them: lists in place of tuples."""
+    stored: dict[str, Any] = json.loads(json.dumps(dict(attributes)))
+    return stored
 
 
 def check_trial(trial: FrozenTrial, number: int, path: Path) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .feasibility import LimitCheck, Probe, TimePlan
     from .selection import Selection
     from .study_schema import DeviceSpec, StudySpec
+    from .tables import Tables
     from .verification import Verified
 
 __all__ = ["Check", "Result", "Study"]
@@ -52,6 +53,10 @@ MAY_CHANGE = {"search": ("trials", "time_limit", "stop"), "run": None, "verify":
 """Keys of a study file that may be another when a run is resumed; None stands for the whole section."""
 LOG = "run.log"
 """File in the run folder for what children print, and for the traceback of a bug."""
+SHIPPING = "local onnxruntime"
+"""What compares and tests the files to ship when every device replays a table; no name of a study's device."""
+COVERED = 100
+"""Random architectures that are looked for in the tables, to warn of a space that they hardly cover."""
 RESERVE_BYTES = 32 << 20
 """Free space on the disk without which nothing is started."""
 
@@ -123,9 +128,12 @@ class Study:
     def __init__(self, spec: StudySpec, base: Path, folder: Path | None = None, allow_code: Path | None = None) -> None:
         self.folder = folder or Path("runs") / spec.name
         self.allow_code = None if allow_code is None else allow_code.resolve()
-        if spec.data.path is not None:
+        if spec.data is not None and spec.data.path is not None:
             data = spec.data.model_copy(update={"path": str((base / spec.data.path).resolve())})
             spec = spec.model_copy(update={"data": data})
+        if spec.quality.path is not None:
+            quality = spec.quality.model_copy(update={"path": str((base / spec.quality.path).resolve())})
+            spec = spec.model_copy(update={"quality": quality})
         self.spec = spec.model_copy(update={"devices": {n: _based(d, base) for n, d in spec.devices.items()}})
         self._source: tuple[Path, Sequence[str]] | None = None
 
@@ -181,7 +189,10 @@ class Study:
             bench, space, known = stack.enter_context(self._bench(space))
             from .driver import Driver
 
-            reporter.note(f"data and space are sound; the run folder is {self.folder}")
+            sound = [*(["data"] if known["data"] else []), *(["tables"] if bench.tables else [])]
+            reporter.note(f"{', '.join(sound)} and space are sound; the run folder is {self.folder}")
+            if bench.tables and not any(space.random(f"covered/{i}").id in bench.tables for i in range(COVERED)):
+                reporter.note(f"none of {COVERED} random architectures is in the tables: most trials will fail")
             driver = Driver(bench, space, store, events, reporter)
             try:
                 with driver.at_work():
@@ -205,7 +216,7 @@ class Study:
             told: is called with what is under way.
         """
         from .evaluation import Evaluator
-        from .feasibility import check_limits, probe_space, time_plan
+        from .feasibility import check_limits, probe_space, table_probes, time_plan
 
         space_at_once = self._space_at_once()
         self._metered()
@@ -214,18 +225,25 @@ class Study:
         with self._bench(space_at_once) as (bench, space, known):
             start_s = time.monotonic() - start
             evaluator = Evaluator(bench, 0)
-            seed, limits = self.spec.search.seed, self.spec.limits
-            probes = probe_space(evaluator, space, seed, samples, limits, told)
-            told("an epoch of training")
-            epoch_s = evaluator.epoch_seconds(space.middle(), seed)
-            data = known["data"]
+            seed, limits, tables = self.spec.search.seed, self.spec.limits, bench.tables
+            if tables and not self.spec.builds:
+                ours = (o.metric for o in self.spec.objectives if str(o.metric) in tables.metrics)
+                metric = str(next((metric for metric in ours if metric.device), self.spec.objectives[0].metric))
+                probes = table_probes(tables, metric)
+            else:
+                probes = probe_space(evaluator, space, seed, samples, limits, told)
+            epoch_s, validation = 0.0, 0
+            if self.spec.trains:
+                told("an epoch of training")
+                epoch_s = evaluator.epoch_seconds(space.middle(), seed)
+                validation = known["data"]["validation"]
             return Check(
                 space.name,
                 space.size(),
-                f"{data['name']} ({data['train']} to train on, {data['validation']} to validate on)",
+                _described(known["data"], tables, [space.random(f"{seed}/check/{i}").id for i in range(samples)]),
                 probes,
-                check_limits(probes, self.spec.limits),
-                time_plan(self.spec, probes, epoch_s, start_s, data["validation"]),
+                check_limits(probes, limits, tables),
+                time_plan(self.spec, probes, epoch_s, start_s, validation),
             )
 
     def frame(self) -> pd.DataFrame:
@@ -246,9 +264,9 @@ class Study:
     def _through(self, driver: Driver, known: Mapping[str, Any]) -> Result:
         driver.preflight()
         driver.search()
-        verified, front = driver.verify()
-        tested = driver.test(front)
-        self._write_front(driver, verified, front, tested, known)
+        verified, front = driver.verify() if self.spec.trains else ([], driver.settle())
+        tested = driver.test(front) if self.spec.trains else {}
+        self._write_front(driver, front, tested, known)
         trials = len(driver.store.trials)
         driver.events.write("finished", trials=trials, front=len(front))
         if not front:
@@ -266,10 +284,14 @@ class Study:
         from .evaluation import START_S, Bench
         from .latency import Device, Quiet
         from .rungs import RungBoard
+        from .study_schema import DeviceSpec
+        from .tables import read_tables
 
         write_text(self.folder / "study.yaml", dump_study(self.spec))
         quiet = Quiet()
-        specs = self._metered()
+        specs = {name: device for name, device in self._metered().items() if not device.is_replay}
+        if not specs and self.spec.trains:  # what is shipped is compared with torch and tested here
+            specs = {SHIPPING: DeviceSpec(meter={"use": NONE})}
         devices = {
             name: Device(name, device, self.spec.cost_model, self.folder, quiet, self.spec.run)
             for name, device in specs.items()
@@ -280,21 +302,35 @@ class Study:
         try:
             with disk_errors(bench.scratch):
                 bench.scratch.mkdir(parents=True)
-            data = bench.worker(0).call({"do": "describe"}, deadline_s=START_S)
-            self._check_environment(data, {name: device.fingerprint() for name, device in devices.items()})
+            data = None
+            if self.spec.data is not None and self.spec.builds:
+                data = bench.worker(0).call({"do": "describe"}, deadline_s=START_S)
             with self._placed():
-                spec = self.spec.space
-                space = space or self._space(
-                    spec.input or tuple(data["input"]), spec.num_classes or data["num_classes"]
-                )
-                _check_fit(space, data)
-            bench.worker(0).call({"do": "warm"}, deadline_s=START_S)
+                space = space or self._fitting_space(data)
+                if data is not None:
+                    _check_fit(space, data)
+            with self._placed():
+                tables = read_tables(self.spec, space)
+                tables.demand_one()
+            now = {name: device.fingerprint() for name, device in devices.items()}
+            self._check_environment(data, now, tables.digests())
+            if tables:
+                bench = replace(bench, tables=tables)
+            if self.spec.builds:
+                bench.worker(0).call({"do": "warm"}, deadline_s=START_S)
             known = {"data": data, "input": list(space.input_shape), "num_classes": space.num_classes}
             self._write_environment(bench, known)
             yield bench, space, known
         finally:
             bench.close()
             shutil.rmtree(bench.scratch, ignore_errors=True)
+
+    def _fitting_space(self, data: Mapping[str, Any] | None) -> Space:
+        """Returns the space, with the data's shape and classes where the study file says neither."""
+        shape, classes = self.spec.space.input, self.spec.space.num_classes
+        if data is not None:
+            shape, classes = shape or tuple(data["input"]), classes or data["num_classes"]
+        return self._space(shape, classes)
 
     def _space_at_once(self) -> Space | None:
         """Returns the space when the study file tells all of it: to read the data takes a child some seconds.
@@ -307,7 +343,8 @@ class Study:
         shape, classes = self.spec.space.input, self.spec.space.num_classes
         with self._placed():
             find_space(self.spec.space.use, self.allow_code)
-            return self._space(shape, classes) if shape and classes else None
+            known = (shape and classes) or self.spec.data is None
+            return self._space(shape, classes) if known else None
 
     def _metered(self) -> dict[str, DeviceSpec]:
         """Returns the devices, each with the meter that is really used.
@@ -326,7 +363,7 @@ class Study:
             raise fault_at(*self._source, error.key, str(error)) from error
         return {name: d.model_copy(update={"meter": meters[name]}) for name, d in self.spec.devices.items()}
 
-    def _space(self, shape: Shape, classes: int) -> Space:
+    def _space(self, shape: Shape | None, classes: int | None) -> Space:
         from ..spaces import load_space
 
         spec = self.spec.space
@@ -336,15 +373,21 @@ class Study:
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
-        """Says where in the study file an error of the space stands."""
+        """Says where in the study file an error of the space, or a column that a table lacks, stands."""
+        from .tables import ColumnError
+
         try:
             yield
+        except ColumnError as error:
+            if self._source is None:
+                raise
+            raise fault_at(*self._source, error.key, str(error)) from error
         except SpaceError as error:
             if self._source is None:
                 raise
             key = ("space", *(error.key or ("use",)))
             told = str(error)
-            if error.key == ("input",) and self.spec.space.input is None:
+            if error.key == ("input",) and self.spec.space.input is None and self.spec.data is not None:
                 key, told = ("space", "use"), f"{told}, which is the shape of the data's samples"
             raise fault_at(*self._source, key, told, on_key=len(key) > 2) from error
 
@@ -386,15 +429,21 @@ class Study:
                 f"{self.folder} was begun with another '{key}': change it back, or give the study another name (name=…)"
             )
 
-    def _check_environment(self, data: Mapping[str, Any], now: Mapping[str, Mapping[str, object]]) -> None:
-        """Refuses to go on with other data, or on another machine."""
+    def _check_environment(
+        self,
+        data: Mapping[str, Any] | None,
+        now: Mapping[str, Mapping[str, object]],
+        tables: Mapping[str, Mapping[str, object]],
+    ) -> None:
+        """Refuses to go on with other data or tables, or on another machine."""
         path = self.folder / "environment.json"
         if path.exists() and _logged(self.folder / "events.jsonl")[0]:
             try:
                 before = read_json(path)
-                digest, devices = before["data"]["digest"], dict(before["devices"])
+                digest, devices = (before["data"] or {"digest": None})["digest"], dict(before["devices"])
+                digests = {place: told["digest"] for place, told in before.get("tables", {}).items()}
                 changed = [name for name, found in now.items() if not _alike(devices[name], found)]
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise DataError(f"{path} is corrupt: it lacks the data's digest or a device; restore it") from error
             if changed:
                 raise UsageError(
@@ -406,13 +455,21 @@ class Study:
                     f"the file of --allow-code is not the one that {self.folder} was begun with: its architectures may "
                     "be other networks now; restore it, or give the study another name"
                 )
-            if digest != data["digest"]:
+            other = [place for place, told in tables.items() if digests.get(place) != told["digest"]]
+            if other:
+                raise DataError(
+                    f"the table {tables[other[0]]['file']} of {self.folder} ({other[0]}) has changed since it began: "
+                    "restore it, or give the study another name"
+                )
+            if digest != (data or {"digest": None})["digest"]:
                 raise DataError(
                     f"the data of {self.folder} has changed since it began: restore it, or give the study another name"
                 )
 
     def _write_environment(self, bench: Bench, known: Mapping[str, Any]) -> None:
-        used = {device.runtime for device in self.spec.devices.values()}
+        used = {device.runtime for device in self.spec.devices.values() if not device.is_replay}
+        tables = bench.tables.digests() if bench.tables else {}
+        replayed = {name: {"runtime": device.runtime} for name, device in self.spec.devices.items() if device.is_replay}
         packages = ("hwnas", "torch", "optuna", "onnx", "onnxruntime", "fvcore", "numpy", "pandas", "plotly")
         write_json(
             self.folder / "environment.json",
@@ -422,7 +479,8 @@ class Study:
                     **{name: metadata.version(name) for name in packages},
                     **{name: get_runtime(name).available().version for name in sorted(used - set(packages))},
                 },
-                "devices": {name: device.fingerprint() for name, device in bench.devices.items()},
+                "devices": {**{name: each.fingerprint() for name, each in bench.devices.items()}, **replayed},
+                **({"tables": tables} if tables else {}),
                 "data": known["data"],
                 "input": known["input"],
                 "num_classes": known["num_classes"],
@@ -443,7 +501,6 @@ class Study:
     def _write_front(
         self,
         driver: Driver,
-        verified: Sequence[Verified],
         front: Sequence[Verified],
         tested: Mapping[str, Any],
         known: Mapping[str, Any],
@@ -454,7 +511,10 @@ class Study:
         rows = {row.arch_id: row for row in rows_of(driver.store.trials, self.spec.limits)}
         write_parquet(front_table(rows, front, tested, self.spec), self.folder / "front.parquet", schema_version=1)
         for member in front:
-            write_card(driver.bench, rows[member.arch_id], member, tested[member.arch_id], known)
+            if self.spec.trains:
+                write_card(driver.bench, rows[member.arch_id], member, tested[member.arch_id], known)
+            else:
+                write_text(driver.bench.artifacts(member.arch_id) / "arch.json", rows[member.arch_id].arch + "\n")
         self._write_trials(driver)
 
     def _why_empty(self, driver: Driver, verified: Sequence[Verified]) -> str:
@@ -463,12 +523,18 @@ class Study:
         reasons = [v.reason for v in verified if v.reason]
         if reasons:
             return f"{counted(len(verified), 'finalist')} refused, none verified; the first because of {reasons[0]}"
+        rows = RunData.load(self.folder).rows
+        failed = [row.reason for row in rows if row.state == "fail"]
+        if failed and len(failed) == len(rows):
+            return f"no trial of {len(rows)} could be completed, the first because of {failed[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
         return "nothing feasible: " + "; ".join(line.strip() for line in told if line.strip())
 
 
 def _based(device: DeviceSpec, base: Path) -> DeviceSpec:
-    """Returns a device whose meter names its files from the study file's folder on."""
+    """Returns a device whose table, or whose meter's files, are named from the study file's folder on."""
+    if device.table is not None:
+        return device.model_copy(update={"table": str((base / device.table).resolve())})
     paths = {key: str((base / str(device.meter[key])).resolve()) for key in ("path", "marker") if key in device.meter}
     return device.model_copy(update={"meter": {**device.meter, **paths}}) if paths else device
 
@@ -480,6 +546,21 @@ def _first_change(key: str, before: Any, now: Any) -> str:
             if before.get(name) != now.get(name):
                 return _first_change(f"{key}.{name}", before.get(name), now.get(name))
     return key
+
+
+def _described(data: Mapping[str, Any] | None, tables: Tables | None, random: Sequence[str]) -> str:
+    """Says in a line what the networks learn from, and how many of some random architectures the tables have."""
+    parts = ["none"]
+    if data is not None:
+        parts = [f"{data['name']} ({data['train']} to train on, {data['validation']} to validate on)"]
+    if tables:
+        common = tables.common()
+        there = sum(arch_id in common for arch_id in random)
+        parts.append(
+            f"{len(common):,} architectures are in {' and '.join(tables.names)}, "
+            f"{there} of {len(random)} random ones among them"
+        )
+    return "; ".join(parts)
 
 
 def _check_fit(space: Space, data: Mapping[str, Any]) -> None:

@@ -13,7 +13,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -70,8 +72,10 @@ PRECISIONS = {
     **dict.fromkeys(ESTIMATED, ("int8",)),
 }
 """Runtime → what it computes in; a test holds it against the runtimes' own lists, which are not imported here."""
-LATER_RUNTIMES = ("coreml", "replay", "tensorrt", "tflite")
-LATER_QUALITY = ("supernet", "table")
+REPLAY = "replay"
+"""The runtime that runs nothing: a table says what a device once measured."""
+LATER_RUNTIMES = ("coreml", "tensorrt", "tflite")
+LATER_QUALITY = ("supernet",)
 LATER_DATA = ("huggingface", "image_folder", "torchvision")
 ESTIMATED_METRICS = ("sram_mb", "flash_mb")
 LATER_FORMATS = ("executorch", "litert", "ncnn", "openvino", "tflite")
@@ -162,7 +166,21 @@ class QualitySpec(Spec):
     """How the worth of a network is found."""
 
     metric: Literal["top1"] = Field(default="top1", description="what is maximised on the validation part")
-    use: Literal["train"] = Field(default="train", description="train: each candidate is trained from scratch")
+    use: Literal["train", "table"] = Field(
+        default="train",
+        description="train: each candidate is trained from scratch; table: a table tells it, and of the other keys "
+        "only metric, path and column have a meaning",
+    )
+    path: PathText | None = Field(
+        default=None,
+        title="path",
+        description="the table, a parquet file, relative to the study file's folder; for `use: table` only",
+    )
+    column: PathText | None = Field(
+        default=None,
+        title="text",
+        description="the table's column that has the quality, in its own unit; for `use: table` only",
+    )
     rungs: tuple[RungSpec, ...] = Field(
         default=(RungSpec(epochs=3, keep=0.3), RungSpec(epochs=20)),
         title="list",
@@ -183,8 +201,27 @@ class QualitySpec(Spec):
     def _later(cls, data: Any) -> Any:
         """Speaks of `use` before it speaks of keys that belong to another `use`."""
         if isinstance(data, Mapping) and data.get("use") in LATER_QUALITY:
-            raise fault(f"'{data['use']}' is not in this version (available: train)", "use")
+            raise fault(f"'{data['use']}' is not in this version (available: train, table)", "use")
         return data
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        told = {"path": "the table, a parquet file", "column": "the table's column that has the quality"}
+        for key, what in told.items():
+            if self.use == "table" and getattr(self, key) is None:
+                raise fault(f"missing: {what}", key)
+            if self.use != "table" and getattr(self, key) is not None:
+                raise fault(f"'{key}' is for `use: table`", key)
+        if self.use == "table" and (key := _other_than_default(self, {"use", "metric", *told})):
+            raise fault(f"'{key}' is for `use: train`: a table tells the quality without a training", key)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        table = ("path", "column")
+        kept = ("metric", "use", *table) if self.use == "table" else [key for key in plain if key not in table]
+        return {key: plain[key] for key in kept}
 
     @field_validator("rungs")
     @classmethod
@@ -232,7 +269,17 @@ class DeviceSpec(Spec):
         "ethos-u85-512",
         "ethos-u85-1024",
         "ethos-u85-2048",
-    ] = Field(default="onnxruntime", description="what runs the model; ethos-u…: estimated by Vela, int8")
+        "replay",
+    ] = Field(
+        default="onnxruntime",
+        description="what runs the model; ethos-u…: estimated by Vela, int8; replay: nothing runs, a table tells",
+    )
+    table: PathText | None = Field(
+        default=None,
+        title="path",
+        description="recorded measurements, a parquet file with the columns `arch` and `METRIC@NAME` of this device, "
+        "relative to the study file's folder; for `runtime: replay` only (docs/tables.md)",
+    )
     precision: Literal["fp32", "fp16", "bf16", "int8"] = Field(
         default="fp32", description="number format of weights and activations"
     )
@@ -262,6 +309,27 @@ class DeviceSpec(Spec):
             known = ", ".join(able)
             raise fault(f"{runtime} has no '{precision}' in this version ({known})", "precision", kind="device")
         return data
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if not self.is_replay and self.table is not None:
+            raise fault("'table' is for `runtime: replay`", "table")
+        if self.is_replay and self.table is None:
+            raise fault("missing: the parquet file with the recorded measurements", "table")
+        if self.is_replay and (key := _other_than_default(self, {"runtime", "table"})):
+            raise fault(f"'{key}' is for a device that runs models: a replay device has its table alone", key)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        kept = ("runtime", "table") if self.is_replay else [key for key in plain if key != "table"]
+        return {key: plain[key] for key in kept}
+
+    @property
+    def is_replay(self) -> bool:
+        """True when a table tells its metrics, and nothing is run."""
+        return self.runtime == REPLAY
 
 
 class CostModelSpec(Spec):
@@ -378,7 +446,11 @@ class StudySpec(Spec):
     version: int = Field(description="version of the study file: 1")
     name: PlainName = Field(title="name", description="name of the study and of its run folder")
     space: SpaceSpec = Field(title="mapping", description="what can be built")
-    data: DataSpec = Field(title="mapping", description="what the networks learn")
+    data: DataSpec | None = Field(
+        default=None,
+        title="mapping",
+        description="what the networks learn; may be left out only where nothing is trained (docs/tables.md)",
+    )
     quality: QualitySpec = Field(
         default=QualitySpec(), title="mapping", description="how the worth of a network is found"
     )
@@ -427,9 +499,27 @@ class StudySpec(Spec):
             if metric in self.track[:i]:
                 raise fault(f"'{metric}' is tracked twice", "track", i)
         for at, metric in self._named():
-            if metric.name in ESTIMATED_METRICS and self.devices[metric.device or ""].runtime not in ESTIMATED:
+            able = (*ESTIMATED, REPLAY)
+            if metric.name in ESTIMATED_METRICS and self.devices[metric.device or ""].runtime not in able:
                 raise fault(f"'{metric}': only estimated devices tell it (ethos-u…); leave it out", *at, kind="device")
+            if metric.name == "size_mb" and not self.exports:
+                raise fault("'size_mb' is that of a file, and this study exports none: leave it out", *at)
+        self._check_tables()
         return self
+
+    def _check_tables(self) -> None:
+        """Refuses what does not go with tables, or without data."""
+        needs_quality = any(metric.name == "top1" for metric in self.metrics)
+        runs = any(not device.is_replay for device in self.devices.values())
+        if self.data is None and self.quality.use == "train" and (needs_quality or runs):
+            raise fault("missing: what the networks learn", "data")
+        if self.cost_model.stand_in and not runs:
+            raise fault("there is nothing to predict: every device replays a table", "cost_model", "stand_in")
+        if self.cost_model.stand_in and not self.trains:
+            raise fault(
+                "a study without a training has no verification, which would measure what was predicted",
+                "cost_model", "stand_in",
+            )  # fmt: skip
 
     def _check_metric(self, metric: Metric, *at: str | int) -> None:
         try:
@@ -445,6 +535,8 @@ class StudySpec(Spec):
                 raise fault(f"'{limit}' and '{other}' say the same: keep one", "limits", i)
             if limit.violation(other.bound) > 0:
                 raise fault(f"'{limit}' contradicts '{other}'", "limits", i)
+        if limit.beyond_shares and self.quality.use != "table":
+            raise fault(f"'{limit}' can never hold: {limit.metric} lies between 0 and 1", "limits", i)
 
     def _named(self) -> list[tuple[tuple[str | int, ...], Metric]]:
         """Every mention of a metric, with its place."""
@@ -458,6 +550,22 @@ class StudySpec(Spec):
     def metrics(self) -> tuple[Metric, ...]:
         """Every metric that the study names, objectives first, each once."""
         return tuple(dict.fromkeys(metric for _, metric in self._named()))
+
+    @property
+    def trains(self) -> bool:
+        """True when candidates are trained; else no weights are made, and the study has no verification."""
+        return self.quality.use == "train" and self.data is not None
+
+    @property
+    def exports(self) -> bool:
+        """True when candidates are written as model files: to be shipped, or to be run on a device."""
+        named = {metric.device for metric in self.metrics}
+        return self.trains or any(name in named and not device.is_replay for name, device in self.devices.items())
+
+    @property
+    def builds(self) -> bool:
+        """True when candidates are built as networks at all; else tables tell everything."""
+        return self.exports or any(metric.device is None and metric.name != "top1" for metric in self.metrics)
 
 
 SECTIONS: dict[tuple[str, ...], type[Spec]] = {
@@ -476,6 +584,12 @@ SECTIONS: dict[tuple[str, ...], type[Spec]] = {
     ("export",): ExportSpec,
 }
 """Every mapping with fixed keys, by its path; `*` is a name or an index."""
+
+
+def _other_than_default(spec: Spec, allowed: set[str]) -> str:
+    """Returns the first key that is not allowed and has another value than its default, or an empty text."""
+    fields = type(spec).model_fields.items()
+    return next((key for key, field in fields if key not in allowed and getattr(spec, key) != field.get_default()), "")
 
 
 def choices(section: type[Spec], key: str) -> tuple[str, ...]:

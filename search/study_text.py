@@ -191,11 +191,11 @@ def _default_text(section: type[Spec], key: str) -> str:
     field = section.model_fields[key]
     if field.is_required():
         return "required"
+    if field.default is None:
+        return "—"
     if field.title in ("mapping", "metric") or (section, key) == (ObjectiveSpec, "direction"):
         return "its own"
     default = field.default
-    if default is None:
-        return "—"
     if isinstance(default, tuple):
         default = [part.model_dump(exclude_none=True) if isinstance(part, Spec) else part for part in default]
     return f"`{flow(default)}`"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..profilers import Child
     from .latency import Device
 
-__all__ = ["Verified", "finalists", "test_accuracy", "verified_front", "verify"]
+__all__ = ["Verified", "finalists", "front_of_search", "test_accuracy", "verified_front", "verify"]
 
 T90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 """Two-sided 90 % quantiles of Student's t for 1 to 9 degrees of freedom; beyond, 1.7."""
@@ -150,6 +150,12 @@ def verify(bench: Bench, evaluator: Evaluator, row: Row) -> Verified:
     return verified
 
 
+def front_of_search(bench: Bench, rows: Sequence[Row]) -> list[Verified]:
+    """Returns the complete trials as they are, for a study that has no weights to verify; the limits hold surely."""
+    able = [row for row in rows if row.counts and not _broken(bench.spec.limits, row.outcome.readings)]
+    return [Verified(row.arch_id, dict(row.outcome.readings), True, "", {}, 0.0, {}) for row in able]
+
+
 def _read(path: Path) -> Verified:
     data = read_json(path)
     try:
@@ -159,11 +165,11 @@ def _read(path: Path) -> Verified:
 
 
 def _verify(bench: Bench, evaluator: Evaluator, row: Row, folder: Path) -> Verified:
-    readings = {name: r for name, r in row.outcome.readings.items() if r.source == "computed"}
+    arch = Architecture.from_json(row.arch)
+    readings = {name: r for name, r in row.outcome.readings.items() if r.source == "computed"} | evaluator.told(arch)
     seeds, seconds = {}, 0.0
     best = folder / "weights.safetensors"
     shares: list[float] = []
-    arch = Architecture.from_json(row.arch)
     total, device = 0, next(iter(bench.devices.values()))
     for index in range(bench.spec.quality.seeds):
         seed = bench.spec.search.seed + 1 + index  # the search's own seed chose this candidate: it would flatter it

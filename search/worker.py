@@ -51,15 +51,16 @@ class Worker:
 
     @cached_property
     def data(self) -> Dataset:
+        assert self.spec.data is not None, "the schema asks for data wherever this is called"
         return load_data(self.spec.data, self.folder)
 
     @cached_property
     def space(self) -> Space:
-        spec = self.spec.space
+        spec, data = self.spec.space, self.data if self.spec.data is not None else None
         return load_space(
             spec.use,
-            input_shape=spec.input or self.data.input_shape,
-            num_classes=spec.num_classes or self.data.num_classes,
+            input_shape=spec.input or (data.input_shape if data else None),
+            num_classes=spec.num_classes or (data.num_classes if data else None),
             params=spec.params,
             allow_code=self.allow_code,
         )
@@ -72,6 +73,7 @@ class Worker:
         (n, C, H, W), and `.y.npy`, torch's outputs (n, classes); `fresh`, true to convert what the cache has, too.
         Returns `computed` (metric → value), `uncounted` (operators without a count), `seconds` (of each stage) and
         `conversions` ([runtime, precision, seconds] of each file beside the ONNX file; part of the stage `export`).
+        With no `runtimes` nothing is written, and there is no size.
         """
         clock = _Clock()
         architecture = Architecture.from_json(request["arch"])
@@ -80,10 +82,12 @@ class Worker:
         told = computed_metrics(model, self.space.input_of(architecture))
         computed = {name: value for name, value in told.items() if name != "uncounted"}
         clock.lap("count")
-        size_mb, conversions = self._export(model, architecture, request)
-        clock.lap("export")
+        conversions: list[tuple[str, str, float]] = []
+        if request["runtimes"]:
+            computed["size_mb"], conversions = self._export(model, architecture, request)
+            clock.lap("export")
         return {
-            "computed": {**computed, "size_mb": size_mb},
+            "computed": computed,
             "uncounted": told["uncounted"],
             "seconds": clock.laps,
             "conversions": conversions,
@@ -134,7 +138,7 @@ class Worker:
 
     def warm(self, request: dict[str, Any]) -> dict[str, Any]:
         """Loads data and space, so that no trial's time goes into it."""
-        return {"space": self.space.name, "train": len(self.data.y_train)}
+        return {"space": self.space.name, "train": 0 if self.spec.data is None else len(self.data.y_train)}
 
     def describe(self, request: dict[str, Any]) -> dict[str, Any]:
         """Returns what the driver must know of the data; raises when it is unusable."""
@@ -179,7 +183,7 @@ class Worker:
             The first device's size in megabytes; runtime, precision and seconds of each conversion.
         """
         shape, path, probe = self.space.input_of(architecture), Path(request["model"]), Path(request["probe"])
-        x = _sized(self.data.x_val[:PROBES], shape)
+        x = _noise(PROBES, shape) if self.spec.data is None else _sized(self.data.x_val[:PROBES], shape)
         with torch.inference_mode():
             y = model(x)
         if not torch.isfinite(y).all():
@@ -227,6 +231,8 @@ class Worker:
 
     def _calibration(self, shape: tuple[int, int, int]) -> Tensor:
         """Returns training samples, evenly spaced, as a network takes them."""
+        if self.spec.data is None:
+            return _noise(CALIBRATION, shape)
         x = self.data.x_train
         return _sized(x[:: max(1, len(x) // CALIBRATION)][:CALIBRATION], shape)
 
@@ -241,6 +247,11 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.monotonic()
         self.laps[name], self._last = now - self._last, now
+
+
+def _noise(count: int, shape: tuple[int, int, int]) -> Tensor:
+    """Returns samples (count, C, H, W) of standard normal noise, for networks without data: they are not trained."""
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _sized(x: Tensor, shape: tuple[int, int, int]) -> Tensor:

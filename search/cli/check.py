@@ -53,7 +53,8 @@ def command(
     if broken:
         check = broken[0]
         best = check.least if check.limit.sign == "<=" else check.most
-        say(f"limit '{check.limit}' is out of reach: the best of {len(found.probes)} architectures has {best:.4g}")
+        seen = max(check.sampled, len(found.probes))
+        say(f"limit '{check.limit}' is out of reach: the best of {seen} architectures has {best:.4g}")
         return InfeasibleError.exit_code
     next_command("hwnas", "run", study, *overrides, *(("--allow-code", allow_code) if allow_code else ()))
     return 0
@@ -93,6 +94,7 @@ def _limit_row(check: LimitCheck) -> list[str]:
     metric = str(check.limit.metric)
     if check.reachable is None:
         return [str(check.limit), "", "", "", "", "known after training"]
-    values = [format_value(metric, v) if v is not None else "" for v in (check.least, check.middle, check.most)]
+    found = (check.least, check.middle, check.most)
+    values = ["" if value is None else format_value(metric, value, check.own_unit) for value in found]
     inside = f"{check.inside} of {check.sampled}"
     return [str(check.limit), *values, inside, "reachable" if check.reachable else "OUT OF REACH"]

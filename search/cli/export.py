@@ -33,13 +33,15 @@ def command(run: Path, network: str, formats: str, to: Path | None, as_json: boo
     if unknown:
         raise UsageError(f"format '{unknown[0]}' is not in this version (available: onnx)")
     data = RunData.load(run)
+    if not data.trained:
+        raise UsageError(f"{run} has no files to export: its study trained nothing, tables told the quality")
     verified = [trial.arch_id for trial in data.verified or ()]
     found = [arch_id for arch_id in verified if arch_id.startswith(network)]
     if len(found) != 1:
         hint = f": {len(found)} begin so" if found else did_you_mean(network, verified)
         raise UsageError(f"no network '{network}' on the verified front of {run}{hint}")
     source = run / "artifacts" / found[0]
-    devices = (data.study.get("devices") or {}).values()
+    devices = [each for each in (data.study.get("devices") or {}).values() if each.get("runtime") != "replay"]
     runtimes = [(get_runtime(each.get("runtime", "onnxruntime")), each.get("precision", "fp32")) for each in devices]
     models = [runtime.file(Path(FILES[0]), precision).name for runtime, precision in runtimes]
     needed = tuple(dict.fromkeys([*FILES, *models]))

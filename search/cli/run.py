@@ -71,15 +71,20 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
     click.echo("")
     for line in selection.lines():
         click.echo(line)
-    say(_counts(result, time.monotonic() - start))
+    say(_counts(result, run.trained, time.monotonic() - start))
     say(f"page: {page}")
+    if not run.trained:
+        next_command("hwnas", "select", work.folder)
+        return
     best = selection.picks[0].trial.arch_id if selection.picks else "ARCH_ID"
     next_command("hwnas", "export", work.folder, best)
 
 
-def _counts(result: Result, seconds: float) -> str:
+def _counts(result: Result, trained: bool, seconds: float) -> str:
     from ..quantities import counted
 
+    if not trained:
+        return f"{counted(result.trials, 'trial')}; {seconds:.0f} s"
     said = f"{counted(result.trials, 'trial')}; {counted(result.verified, 'finalist')} verified"
     said += f", {result.front} of them on the front" if result.front != result.verified else ""
     return f"{said}, {result.refused} refused; {seconds:.0f} s" if result.refused else f"{said}; {seconds:.0f} s"
@@ -138,26 +143,30 @@ class _Printer:
 
 
 def _print_front(run: RunData) -> None:
-    """Prints the verified front, best first."""
+    """Prints the front, best first."""
     from ..quantities import counted, format_reading, format_tests, label
 
     members = run.verified or ()
     metrics = [metric for metric in run.metrics if any(m.value(metric) is not None for m in members)]
     click.echo("")
     guessed = [name for name in metrics if any(m.reading(name).source == "estimated" for m in members)]
-    how = f"exported; estimated, not measured: {', '.join(guessed)}" if guessed else "exported, measured"
-    click.echo(f"verified front: {counted(len(members), 'network')}, trained over seeds, {how}")
+    size = counted(len(members), "network")
+    told = f"; estimated, not measured: {', '.join(guessed)}" if guessed else ""
+    if run.trained:
+        click.echo(f"verified front: {size}, trained over seeds, exported{told or ', measured'}")
+    else:
+        click.echo(f"front: {size}, not trained{told}")
     main = run.objectives[0][0]
     ordered = sorted(members, key=lambda member: -(member.value(main) or 0.0))
     rows = [
         [
             member.arch_id,
             *(format_reading(metric, member.reading(metric), interval=True) for metric in metrics),
-            format_tests(member.test, member.tests),
+            *([format_tests(member.test, member.tests)] if run.trained else []),
         ]
         for member in ordered
     ]
-    print_table(["network", *metrics, label("top1_test")], rows)
+    print_table(["network", *metrics, *([label("top1_test")] if run.trained else [])], rows)
     if run.refused:
         click.echo("")
         click.echo(f"refused: {counted(len(run.refused), 'finalist')}")

@@ -38,6 +38,8 @@ def command(run: Path, limits: tuple[str, ...], as_json: bool) -> int:
         return InfeasibleError.exit_code
     if data.front is None:
         next_command("hwnas", "run", run / "study.yaml")
+    elif not data.trained:
+        next_command("hwnas", "report", run)
     else:
         next_command("hwnas", "export", run, selection.best.trial.arch_id)
     return 0

@@ -226,7 +226,7 @@ def _verified(view: FrontView) -> list[dict[str, Any]]:
         traces.append(
             _scatter(view.verified, "@front", 1.6, 4)
             | {
-                "name": "Verified front",
+                "name": "Verified front" if view.trained else "Front",
                 "meta": "verified",
                 "marker": {
                     "symbol": _symbols("circle", view.verified),

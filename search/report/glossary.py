@@ -19,6 +19,7 @@ _REASONS = {
     "bad_result": "the device's answer made no sense",
     "build": "the space could not build it",
     "export": "it could not be exported",
+    "data": "a table has no reading of it that the study needs",
     "parity": "the exported file does not compute what the network computes",
 }
 
@@ -59,6 +60,13 @@ _TERMS = (
 )
 
 
+_FRONT = (
+    "Front",
+    "networks that no other one beats in every objective. Nothing was trained: their readings are those of tables and"
+    " of the search, and there are no files to ship.",
+)
+
+
 def meaning_of(reason: str) -> str:
     """Explains a reason by its code, empty for an unknown one.
 
@@ -69,17 +77,20 @@ def meaning_of(reason: str) -> str:
     return _REASONS.get(words[0], "") if words else ""
 
 
-def glossary(metrics: Sequence[str], *, verified: bool, predicted: bool) -> tuple[tuple[str, str], ...]:
+def glossary(
+    metrics: Sequence[str], *, verified: bool, predicted: bool, trained: bool = True
+) -> tuple[tuple[str, str], ...]:
     """Returns (name, meaning) of everything that a page with these metrics shows.
 
     Args:
         metrics: the metrics on the page.
         verified: whether it has a verified front.
         predicted: whether it compares predictions with measurements.
+        trained: whether the study trains networks; else tables tell their quality.
     """
     rows = [(axis_title("top1_test"), _TEST)] if verified else []
     rows += [(axis_title(metric), _metric(metric)) for metric in metrics]
-    rows += _TERMS
+    rows += [(_FRONT if name == "Verified front" and not trained else (name, text)) for name, text in _TERMS]
     if predicted:
         rows.append(("Within 10 %", "share of predictions that differ from the measurement by at most a tenth."))
     return tuple(rows)

@@ -111,7 +111,8 @@ class PageInfo:
 
     Attributes:
         name: the study's name.
-        verified: whether the front is verified.
+        verified: whether the front is final.
+        trained: whether its networks were trained and verified; else tables told their quality.
         headline: what to ship.
         counts: trials by how they ended; the first is their total.
         views: the pairs of metrics to look at, the main one first.
@@ -131,6 +132,7 @@ class PageInfo:
 
     name: str
     verified: bool
+    trained: bool
     headline: Headline
     counts: tuple[Count, ...]
     views: tuple[FrontView, ...]
@@ -158,22 +160,28 @@ def page_info(run: RunData) -> PageInfo:
     return PageInfo(
         name=run.name,
         verified=bool(run.verified),
+        trained=run.trained,
         headline=_headline(run, selection),
         counts=_counts(run),
         views=views,
         placements=tuple(_placement(view) for view in views),
         progress=progress(run),
         agreements=found,
-        columns=(*((axis_title("top1_test"),) if run.verified else ()), *map(axis_title, metrics)),
+        columns=(*((axis_title("top1_test"),) if _tested(run) else ()), *map(axis_title, metrics)),
         table=tuple(_front_row(run, trial, metrics, selection) for trial in members),
         failures=_failures(run),
         refused=tuple((trial.arch_id, trial.number, reason) for trial, reason in run.refused),
         commands=_commands(run, selection),
         facts=tuple(Fact(name, value) for name, value in _flat(run.environment)),
         study=_yaml(run.study),
-        glossary=glossary(metrics, verified=bool(run.verified), predicted=bool(found)),
+        glossary=glossary(metrics, verified=_tested(run), predicted=bool(found), trained=run.trained),
         hovers=_hovers(run),
     )
+
+
+def _tested(run: RunData) -> bool:
+    """True when the networks of the front were run on the test part."""
+    return bool(run.verified) and run.trained
 
 
 def _members(run: RunData) -> list[Trial]:
@@ -195,7 +203,8 @@ def _headline(run: RunData, selection: Selection) -> Headline:
         values = [_with_device(metric, picked) for metric, _ in run.objectives]
         if picked.test.value is not None:
             values = [f"{format_reading('top1', picked.test)} on the test part", *values[1:]]
-        answer = f"{'Ship' if run.verified else 'So far the best:'} {picked.arch_id}: {_listed(values)}"
+        verb = ("Ship" if run.trained else "The best:") if run.verified else "So far the best:"
+        answer = f"{verb} {picked.arch_id}: {_listed(values)}"
         return Headline(answer, _basis(selection), _cards(run, selection), (), selection.notes)
     if not selection.candidates:
         return Headline("Nothing to ship yet", "No trial has been completed.", (), (), selection.notes)
@@ -212,7 +221,7 @@ def _with_device(metric: str, trial: Trial) -> str:
 
 
 def _crowd(selection: Selection) -> str:
-    where = "of the verified front" if selection.among == "verified front" else "that were completed"
+    where = "that were completed" if selection.among == "completed trials" else f"of the {selection.among}"
     count = selection.candidates
     return f"the {count} networks {where}" if count > 1 else f"the one network {where}"
 
@@ -268,7 +277,7 @@ def _counts(run: RunData) -> tuple[Count, ...]:
         Count("running", states.count("running")),
     ]
     rows += [
-        Count("on the verified front", len(run.verified)),
+        Count("on the verified front" if run.trained else "on the front", len(run.verified)),
         Count("verified, not on the front", run.beaten),
         Count("refused", len(run.refused)),
     ]
@@ -287,7 +296,7 @@ def _placement(view: FrontView) -> str:
 
 
 def _front_row(run: RunData, trial: Trial, metrics: Sequence[str], selection: Selection) -> FrontRow:
-    cells = [_cell("top1", trial.test)] if run.verified else []
+    cells = [_cell("top1", trial.test)] if _tested(run) else []
     cells += [_cell(metric, trial.reading(metric)) for metric in metrics]
     folder = run.folder / "artifacts" / trial.arch_id
     models = sorted(path.name for path in folder.glob("model*.onnx"))
@@ -333,7 +342,7 @@ def _commands(run: RunData, selection: Selection) -> tuple[str, ...]:
     code = run.environment.get("allow_code")
     again = ["hwnas", "run", str(run.folder / "study.yaml"), "--out", str(run.folder)]
     commands = [[*again, *(["--allow-code", str(code)] if code else [])], ["hwnas", "select", str(run.folder)]]
-    if run.verified and selection.best is not None:
+    if _tested(run) and selection.best is not None:
         commands.append(["hwnas", "export", str(run.folder), selection.best.trial.arch_id])
     return tuple(shlex.join(words) for words in commands)
 
@@ -363,7 +372,8 @@ def _yaml(data: Mapping[str, Any]) -> str:
 
 def _hovers(run: RunData) -> dict[str, tuple[str, ...]]:
     texts = {f"t{trial.number}": _hover(run, trial, f"Trial {trial.number}") for trial in run.rows}
-    return texts | {f"v{trial.number}": _hover(run, trial, "Verified") for trial in run.verified}
+    title = "Verified" if run.trained else "On the front"
+    return texts | {f"v{trial.number}": _hover(run, trial, title) for trial in run.verified}
 
 
 def _hover(run: RunData, trial: Trial, title: str) -> tuple[str, ...]:

@@ -163,7 +163,8 @@ def _front_section(info: PageInfo) -> Markup:
         id="zoom",
         hidden=None if first.zoom else "hidden",
     )
-    drawn = "members of the verified front" if info.verified else "the front so far, which is not verified"
+    front = "verified front" if info.trained else "front"
+    drawn = f"members of the {front}" if info.verified else "the front so far, which is not verified"
     caption = (
         f"Large points: {drawn}, with the line they reach. Filled: measured. Hollow: ~predicted or"
         " ~estimated. Bars: 90 % intervals. Shaded: outside a limit. Point at a trial for its readings and decisions."
@@ -192,7 +193,8 @@ def _figure(name: str, title: str) -> Markup:
 
 
 def _table_section(info: PageInfo) -> Markup | None:
-    title = "Networks of the verified front" if info.verified else "Networks of the front so far, not verified"
+    front = "verified front" if info.trained else "front"
+    title = f"Networks of the {front}" if info.verified else "Networks of the front so far, not verified"
     if not info.table:
         return _section("table", title, element("p", "There is none yet."))
     names = ["Network", *info.columns]

@@ -102,6 +102,7 @@ class FrontView:
         y_range: ends of the y axis.
         zoom: ends of both axes around the front, None where that would change little.
         notes: what a reader has to know about this view.
+        trained: False when tables told the quality, so that nothing was verified.
     """
 
     x: str
@@ -120,6 +121,7 @@ class FrontView:
     y_range: Range
     zoom: tuple[Range, Range] | None
     notes: tuple[str, ...]
+    trained: bool = True
 
     @property
     def trial_count(self) -> int:
@@ -229,6 +231,7 @@ def front_view(run: RunData, x: str, y: str) -> FrontView:
         y_range=y_range,
         zoom=_zoom(line, log_x, x_range, y_range, y),
         notes=far,
+        trained=run.trained,
     )
 
 

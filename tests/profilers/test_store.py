@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from hwnas.profilers import Energy, Graph, Measurement, MeasurementStore, Profiler, Replay, Stored, digest_of
-from hwnas.spaces.errors import CandidateError, DeviceError
+from hwnas.profilers import Energy, Graph, Measurement, MeasurementStore, Profiler, Stored, digest_of
 
 DEVICE = {"cpu": "one", "threads": 1, "protocol": 2}
 
@@ -190,15 +189,3 @@ def test_a_killed_writer_leaves_a_sound_file(store: MeasurementStore) -> None:
     assert store.find("a", DEVICE) and store.find("0-0", DEVICE) and store.damaged == 0
     store.add("b", DEVICE, measured(2.0))
     assert store.find("b", DEVICE)
-
-
-def test_replay(store: MeasurementStore, tmp_path: Path) -> None:
-    for name in ("known", "new"):
-        (tmp_path / name).write_text(name)
-    store.add(digest_of(tmp_path / "known"), DEVICE, measured(1.5))
-    device = Replay(store, DEVICE)
-    assert device.measure(tmp_path / "known").latency_ms == 1.5 and device.fingerprint() == DEVICE
-    with pytest.raises(CandidateError, match="new was not measured"):
-        device.measure(tmp_path / "new")
-    with pytest.raises(DeviceError, match="executes nothing"):
-        device.graph(tmp_path / "known")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hwnas.profilers import estimated_names, get_runtime, runtime_names
 from hwnas.search.metrics import Limit, Metric
 from hwnas.search.study_file import dump_study, load_study_file, load_study_text
-from hwnas.search.study_schema import ESTIMATED, PRECISIONS, SECTIONS, DeviceSpec, StudySpec, choices
+from hwnas.search.study_schema import ESTIMATED, PRECISIONS, REPLAY, SECTIONS, DeviceSpec, StudySpec, choices
 from hwnas.search.study_text import init_text, study_reference
 from hwnas.search.study_yaml import parse_yaml
 from hwnas.spaces.errors import DeviceError, StudyFileError, UsageError
@@ -46,7 +46,7 @@ def test_least_file_gets_every_default() -> None:
     assert [(rung.epochs, rung.keep) for rung in spec.quality.rungs] == [(3, 0.3), (20, None)]
     assert spec.quality.seeds == 3
     assert (spec.quality.batch, spec.quality.optimizer, spec.quality.learning_rate) == (64, "adamw", 0.01)
-    assert (spec.data.validation, spec.data.test) == (0.2, 0.2)
+    assert spec.data is not None and (spec.data.validation, spec.data.test) == (0.2, 0.2)
     assert spec.devices["cpu"].model_dump() == {
         "host": "local",
         "runtime": "onnxruntime",
@@ -99,7 +99,6 @@ def test_yaml_1_2_scalars() -> None:
     ("device", "says"),
     [
         ("{runtime: coreml}", "devices.cpu.runtime: 'coreml' is not in this version (available: onnxruntime, openvino"),
-        ("{runtime: replay, table: a.parquet}", "devices.cpu.runtime: 'replay' is not in this version"),
         ("{precision: fp16}", "devices.cpu.precision: onnxruntime has no 'fp16' in this version (fp32, int8)"),
         ("{precision: bf16}", "devices.cpu.precision: onnxruntime has no 'bf16' in this version (fp32, int8)"),
     ],
@@ -253,7 +252,7 @@ def test_init_text_is_legal(name: str, data: str) -> None:
     text = init_text(name, data=data, device="y")
     spec = load_study_text(text)
     assert (spec.name, spec.space.use, list(spec.devices)) == (name, "mobile", ["y"])
-    assert spec.data.path == (None if data == "digits" else data)
+    assert spec.data is not None and spec.data.path == (None if data == "digits" else data)
     assert load_study_text(dump_study(spec)) == spec
 
 
@@ -398,5 +397,5 @@ def test_devices_are_what_the_runtimes_can_do() -> None:
     known = (*runtime_names(), *estimated_names())
     assert {name: get_runtime(name).precisions for name in known} == PRECISIONS
     assert estimated_names() == ESTIMATED
-    assert choices(DeviceSpec, "runtime") == tuple(PRECISIONS)
+    assert choices(DeviceSpec, "runtime") == (*PRECISIONS, REPLAY)
     assert set(choices(DeviceSpec, "precision")) == {name for names in PRECISIONS.values() for name in names}
