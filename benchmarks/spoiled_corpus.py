@@ -184,7 +184,7 @@ _WRONG_VALUES = [
     _edit("value_host", "runtime: onnxruntime", "host: §pi5.local", "devices.cpu.host", "expected local, ssh:"),
     _edit("value_data", "use: digits", "use: §digit", "data.use", "did you mean 'digits'?"),
     _edit("value_format", "[onnx]", "[§onx]", "export.formats[0]", "did you mean 'onnx'?"),
-    _edit("later_quality", "use: train", "use: §supernet", "quality.use", "not in this version (available: train, table)"),
+    _edit("later_quality", "use: train", "use: §supernet", "quality.use", "(available: train, table)"),
     _edit("later_data", "use: digits", "use: §torchvision", "data.use", "not in this version (available: digits, npz)"),
     _edit("later_format", "[onnx]", "[onnx, §litert]", "export.formats[1]", "not in this version (available: onnx)"),
     _edit("digits_with_path", "use: digits", "use: digits\n  path: §a.npz", "data.path", "has no file"),
