@@ -120,6 +120,10 @@ class Runtime(ABC):
     """Of the files that it runs."""
     converters: ClassVar[tuple[str, ...]] = ()
     """Packages beside torch, onnx and onnxruntime whose versions decide what is in its files."""
+    deadline_s: ClassVar[float] = 60.0
+    """Longest time of one request to a measuring process, when none is stated; to compile is part of it."""
+    tells_resident: ClassVar[bool] = True
+    """Whether the memory of a process that opens a file is the model's; not where a compiler runs in it."""
     module: ClassVar[str] = ""
     """The module that runs files; its name when left out."""
 
@@ -281,6 +285,8 @@ _RUNTIMES = {
     "mnn": ("mnn", "Mnn"),
     "executorch": ("et", "ExecuTorch"),
     "torch": ("eager", "TorchEager"),
+    "torch-compile": ("compiled", "TorchCompile"),
+    "torch-aoti": ("compiled", "AotInductor"),
     "torch-cuda": ("eager", "TorchCuda"),
 }
 """Name → module of this folder and class in it; imported when it is asked for."""
