@@ -67,6 +67,7 @@ def measure(request: Request) -> Request:
 
     def turn(number: int) -> None:
         np.copyto(bound[0], inputs[number % len(inputs)])
+        session.take()
 
     before = conditions()
     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

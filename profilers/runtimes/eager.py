@@ -246,6 +246,7 @@ class CudaSession(TorchSession):
         import torch
 
         sample, forward = self._taken(x), self._module.forward
+        self._given, self._held = x, sample
         with torch.inference_mode():
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(torch.cuda.current_stream())
@@ -266,6 +267,13 @@ class CudaSession(TorchSession):
             return outputs
 
         return bound
+
+    def take(self) -> None:
+        """Copies the input to the device, where an inference reads it."""
+        import torch
+
+        self._held.copy_(torch.from_numpy(self._given))
+        torch.cuda.synchronize()
 
     def _plainly(self, sample: torch.Tensor) -> object:
         import torch

@@ -105,7 +105,14 @@ class Session(ABC):
 
     @abstractmethod
     def bind(self, x: Array) -> Callable[[], object]:
-        """Returns a function that runs the model on `x`, with as little around it as the runtime allows."""
+        """Returns a function that runs the model on `x`, with as little around it as the runtime allows.
+
+        `x` may be changed in place between calls; after `take` the next call runs on what it then holds.
+        """
+
+    def take(self) -> None:
+        """Copies the bound input again, where a runtime has it in a place of its own; not part of an inference."""
+        return None
 
 
 class Runtime(ABC):

@@ -45,16 +45,16 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_converter_that_dies_or_hangs_fails_its_device_alone(
     model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    names = ("mnn", "ncnn", "openvino:int8", "onnxruntime", "onnxruntime:int8")
+    names = ("mnn", "ncnn", "openvino:int8", "onnxruntime")
     devices = [word for name in names for word in ("--device", name)]
     before = signal.getsignal(signal.SIGTERM)
     try:
-        code = main(["profile", str(model), *devices, "--timeout", "30", "--json"])
+        code = main(["profile", str(model), *devices, "--timeout", "8", "--json"])
     finally:
         signal.signal(signal.SIGTERM, before)
     out, said = capsys.readouterr()
     told = json.loads(out)
-    assert code == 65 and [item["device"] for item in told["profiles"]] == ["onnxruntime:fp32", "onnxruntime:int8"]
+    assert code == 65 and [item["device"] for item in told["profiles"]] == ["onnxruntime:fp32"]
     assert [item["device"] for item in told["failed"]] == ["mnn:fp32", "ncnn:fp32", "openvino:int8"]
     for item, sign in zip(told["failed"], ("crash:SIGSEGV", "timeout", "oom"), strict=True):
         assert sign in item["error"] and "\n" not in item["error"] and item["error"] in said
