@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sysconfig
 from abc import abstractmethod
 from collections.abc import Callable

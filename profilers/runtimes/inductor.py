@@ -1,4 +1,4 @@
-"""TorchInductor, the compiler behind torch.compile and AOTInductor: its settings, its cache, the kernels it launches."""
+"""TorchInductor, the compiler behind torch.compile and AOTInductor: its settings, its cache, and its kernels."""
 
 from __future__ import annotations
 
@@ -113,7 +113,9 @@ def _is_own(folder: Path) -> bool:
 def _trim(folder: Path) -> None:
     """Removes the oldest files while all are too large together; whoever has one loaded keeps it."""
     with contextlib.suppress(OSError):
-        files = sorted((item.stat().st_mtime, item.stat().st_size, item) for item in folder.rglob("*") if item.is_file())
+        files = sorted(
+            (item.stat().st_mtime, item.stat().st_size, item) for item in folder.rglob("*") if item.is_file()
+        )
         total = sum(size for _, size, _ in files)
         for _, size, path in files:
             if total <= MOST_BYTES:
@@ -276,7 +278,9 @@ class _Reader:
         }
         if external:
             op = _operator(node.node)
-            fused = [str(item) for item in node.node.constant_args if isinstance(item, str) and item not in ("", "none")]
+            fused = [
+                str(item) for item in node.node.constant_args if isinstance(item, str) and item not in ("", "none")
+            ]
             more: dict[str, Any] = {"fused": fused} if fused else {}
         else:
             op, origins = (_LOOPS if inputs else "Constant"), _origins(node)
