@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from hwnas.profilers import LocalProfiler, fingerprint, get_runtime
 from hwnas.profilers.runtimes import inductor
-from hwnas.profilers.runtimes.aten_file import read_aten
+from hwnas.profilers.runtimes.aten_file import FORMAT, read_aten
 from hwnas.profilers.runtimes.eager import TorchEager
 from hwnas.spaces.errors import CandidateError, DeviceError
 
@@ -57,9 +58,12 @@ def test_the_cache_is_closed_to_others(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.parametrize("text", ['"); system("true', "a\\b", "a\nb", "ä", "x" * 201])
 def test_texts_of_a_file_cannot_end_a_string(tmp_path: Path, text: str) -> None:
-    call: dict[str, Any] = {"op": "aten.gelu.default", "args": [X], "kwargs": {"approximate": text}, "name": "v0"}
+    x, call = {"value": "x"}, {"op": "aten.gelu.default", "kwargs": {"approximate": text}, "name": "v0"}
+    graph = {"inputs": [[1, 1, 8, 8]], "calls": [{**call, "args": [x]}], "outputs": [{"value": "v0"}]}
+    path = tmp_path / "a.aten"
+    path.write_bytes(save({"c0": torch.ones(2)}, {"format": FORMAT, "graph": json.dumps(graph)}))
     with pytest.raises(CandidateError, match="no text is written"):
-        read_aten(written(tmp_path / "a.aten", [call]))
+        read_aten(path)
 
 
 def test_a_package_is_no_model_file(name: str, tmp_path: Path) -> None:
