@@ -11,6 +11,7 @@ import platform
 import shutil
 import stat
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -73,7 +74,9 @@ def own_cache() -> Iterator[None]:
     kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own modules, about one another
+            yield
     finally:
         del os.environ["TORCHINDUCTOR_CACHE_DIR"]
         if kept is not None:
@@ -240,8 +243,8 @@ class _Reader:
         if name in self._graph.constants:
             constant = self._graph.constants[name]
             return _shape(constant.shape), constant.dtype
-        buffer = self._graph.graph_inputs.get(name) or self._graph.try_get_buffer(name)
-        spec = None if buffer is None else buffer.maybe_get_output_spec()
+        buffer: Any = self._graph.graph_inputs.get(name) or self._graph.try_get_buffer(name)
+        spec: Any = None if buffer is None else buffer.maybe_get_output_spec()
         return (shape or _shape(spec.size), spec.dtype) if hasattr(spec, "size") and hasattr(spec, "dtype") else None
 
     def _add(self, kernel: _Kernel, name: str, *, written: bool = False) -> None:
@@ -270,7 +273,7 @@ class _Reader:
         """Says what a kernel is and what it reads."""
         weights = [name for name in shapes if name in self._constants]
         inputs = [name for name in shapes if name not in self._constants]
-        read = {
+        read: dict[str, Any] = {
             "inputs": tuple(shapes[name][0] for name in inputs),
             "weights": tuple(shapes[name][0] for name in weights),
             "bytes_in": sum(_size(*shapes[name]) for name in inputs),
@@ -303,7 +306,7 @@ class _Reader:
 
 def _operator(node: Any) -> str:
     """Name of an operator that Inductor calls, in ONNX's words where it has one there."""
-    overload = getattr(node, "op_overload", None)
+    overload: Any = getattr(node, "op_overload", None)
     name = str(overload._schema.name) if hasattr(overload, "_schema") else ""
     told = str(getattr(node, "python_kernel_name", None) or "")
     name = (name or f"aten::{told.rpartition('.')[2]}").removesuffix("_")
