@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -15,10 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["conditions", "cpu_flags", "fingerprint", "used_shares"]
+__all__ = ["compiler", "conditions", "cpu_flags", "fingerprint", "used_shares"]
 
 _PACKAGES = {"litert": "ai-edge-litert"}
 """Runtime → its package, where that has another name."""
+
+COMPILED = ("torch-compile", "torch-aoti")
+"""Runtimes whose speed is also the C++ compiler's."""
 
 
 def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
@@ -39,7 +43,22 @@ def fingerprint(runtime: str = "onnxruntime") -> dict[str, Any]:
         "python": platform.python_version(),
         runtime: _version(_PACKAGES.get(runtime, runtime.partition("-")[0])),
         **({"gpu": _gpus()} if runtime.endswith("-cuda") else {}),
+        **({"compiler": compiler()} if runtime in COMPILED else {}),
     }
+
+
+def compiler() -> str:
+    """Name and version of the C++ compiler that torch takes, `CXX` or g++; empty where there is none."""
+    found = shutil.which(os.environ.get("CXX") or "g++")
+    return "" if found is None else f"{Path(found).name} {_compiler_version(found)}"
+
+
+@functools.cache
+def _compiler_version(path: str) -> str:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        options = ["-dumpfullversion", "-dumpversion"]
+        return subprocess.run([path, *options], capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    return "unknown"
 
 
 def cpu_flags() -> frozenset[str]:

@@ -132,7 +132,8 @@ class LocalProfiler(Profiler):
         runtime: name of the runtime, see `runtime_names`.
         threads: threads of one inference.
         precision: what the runtime computes in; an int8 model needs an int8 file.
-        deadline_s: longest time of one request; what takes longer fails with `timeout`.
+        deadline_s: longest time of one request; what takes longer fails with `timeout`. The runtime's own, 60 s or 300
+            where it compiles the network, when left out.
         budget_s: longest time of timed inferences per attempt, in seconds.
         attempts: how often a noisy measurement is taken before it is kept as noisy.
         cores: of the machine, on which it runs; all when left out.
@@ -151,7 +152,7 @@ class LocalProfiler(Profiler):
         runtime: str = "onnxruntime",
         threads: int = 1,
         precision: str = "fp32",
-        deadline_s: float = 60.0,
+        deadline_s: float | None = None,
         *,
         budget_s: float = CEILING_S,
         attempts: int = 3,
@@ -169,7 +170,8 @@ class LocalProfiler(Profiler):
         if threads < 1:
             raise DeviceError(f"threads must be at least 1, not {threads}")
         self.runtime, self.threads, self.precision = runtime, threads, precision
-        self.deadline_s, self.budget_s, self.attempts = deadline_s, budget_s, attempts
+        self.deadline_s = found.deadline_s if deadline_s is None else deadline_s
+        self.budget_s, self.attempts = budget_s, attempts
         self.cores = list(cores)
         self.quarantined = ""
         """Why the device is not to be used any more; empty while it is sound."""
@@ -200,6 +202,7 @@ class LocalProfiler(Profiler):
             taken.append(self._measure_once(path, inputs, max(end - begun, 0.1), meter))
             if meter is not None:
                 end += time.monotonic() - begun  # its windows take long, and the latency may need another attempt
+            end += float((taken[-1].conditions or {}).get("load_s", 0.0))  # a compiler's time is not another attempt's
             pooled = pool(taken)
             enough = pooled.quality == "ok" or len(taken) >= self.attempts
             if enough or time.monotonic() + 2 * self.budget_s > end:
@@ -209,8 +212,11 @@ class LocalProfiler(Profiler):
         """Says how much memory a model takes, in a process of its own that has loaded no other.
 
         Raises:
-            CandidateError, DeviceError: as `measure`.
+            CandidateError: as `measure`.
+            DeviceError: as `measure`; or a compiler runs in that process, whose memory would be taken for the model's.
         """
+        if not get_runtime(self.runtime).tells_resident:
+            raise DeviceError(f"{self.runtime} compiles in the process that measures: its memory is not the model's")
         self.child.renew()
         try:
             return Memory.from_json(self._ask("memory", path))

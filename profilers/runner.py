@@ -53,7 +53,9 @@ def measure(request: Request) -> Request:
         DeviceError: the cores cannot be had.
     """
     _pin(request.get("cores"))
+    begin = time.perf_counter()
     session = _open(request)
+    load_s = time.perf_counter() - begin
     inputs = _inputs(request, session.input_shape)
     start = time.perf_counter()
     for x in inputs:
@@ -65,6 +67,7 @@ def measure(request: Request) -> Request:
 
     def turn(number: int) -> None:
         np.copyto(bound[0], inputs[number % len(inputs)])
+        session.take()
 
     before = conditions()
     switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
@@ -80,6 +83,7 @@ def measure(request: Request) -> Request:
         "fingerprint": fingerprint(request["runtime"]),
         "conditions": {
             "threads": request["threads"],
+            "load_s": round(load_s, 4),
             "affinity": sorted(os.sched_getaffinity(0)),
             "reference_s": here,
             "usual_s": usual,

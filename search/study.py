@@ -579,7 +579,8 @@ def _check_fit(space: Space, data: Mapping[str, Any]) -> None:
 def _alike(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
     """True when measurements of both fingerprints compare."""
     npu = ("vela", "accelerator", "system_config", "memory_mode")
-    keys = ("cpu", "cpu_flags", "gpu", "machine", "board", "phone", "soc", "serial", "protocol", *runtime_names(), *npu)
+    machine = ("cpu", "cpu_flags", "gpu", "compiler", "machine", "board", "phone", "soc", "serial", "protocol")
+    keys = (*machine, *runtime_names(), *npu)
     meters = {before.get("meter", NONE), now.get("meter", NONE)}
     if len(meters) > 1 and AUTO not in meters:  # auto: there was none
         return False

@@ -68,6 +68,8 @@ PRECISIONS = {
     "mnn": ("fp32", "int8"),
     "executorch": ("fp32", "int8"),
     "torch": ("fp32", "bf16"),
+    "torch-compile": ("fp32", "bf16"),
+    "torch-aoti": ("fp32", "bf16"),
     "torch-cuda": ("fp32", "fp16", "bf16"),
     **dict.fromkeys(ESTIMATED, ("int8",)),
 }
@@ -257,6 +259,8 @@ class DeviceSpec(Spec):
         "mnn",
         "executorch",
         "torch",
+        "torch-compile",
+        "torch-aoti",
         "torch-cuda",
         "ethos-u55-32",
         "ethos-u55-64",

@@ -33,6 +33,8 @@ FORMAT = "hwnas-aten-1"
 """Says what the file is, in its metadata."""
 
 _OPERATOR = re.compile(r"aten\.([A-Za-z0-9_]+)\.([A-Za-z0-9_]+)")
+_TEXT = re.compile(r"[A-Za-z0-9_,.> -]{0,200}")
+"""Texts that a file may hold, such as `tanh` and `bij,bjk->bik`: a compiler writes them into programs."""
 _WEIGHT = re.compile(r"c[0-9]{1,9}")
 _GETITEM = "getitem"
 _TYPES = frozenset({"float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"})
@@ -180,6 +182,8 @@ def _revived(told: Any, values: Mapping[str, Any], *, mapping: bool = False) -> 
         return {str(key): _revived(item, values) for key, item in _pairs(told)}
     if isinstance(told, list):
         return [_revived(item, values) for item in told]
+    if isinstance(told, str) and not _TEXT.fullmatch(told):
+        raise ValueError(f"no text is written {told!r}"[:200])
     if not isinstance(told, dict):
         return told
     [(kind, item)] = told.items()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["TorchCuda", "TorchEager"]
+__all__ = ["TorchCuda", "TorchEager", "TorchSession", "first_line"]
 
 _TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -73,9 +73,13 @@ class TorchEager(Runtime):
 
     def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> TorchSession:
         path, precision = self.opened(artifact, precision)
-        if precision == "bf16" and not _BF16_FLAGS & cpu_flags():
-            raise DeviceError("torch: this processor has no bf16; ask for fp32")
+        self.check_processor(precision)
         return TorchSession(path, threads, precision)
+
+    def check_processor(self, precision: str) -> None:
+        """Raises DeviceError when this machine's processor has no such arithmetic."""
+        if precision == "bf16" and not _BF16_FLAGS & cpu_flags():
+            raise DeviceError(f"{self.name}: this processor has no bf16; ask for fp32")
 
     def executed_graph(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> Graph:
         """The operators that torch dispatches, with the shapes of one inference."""
@@ -153,7 +157,7 @@ class TorchSession(Session):
         except MemoryError:
             raise
         except Exception as error:  # torch raises RuntimeError and many more
-            raise CandidateError("crash:torch", _first_line(error)) from None
+            raise CandidateError("crash:torch", first_line(error)) from None
         return found
 
     def bind(self, x: Array) -> Callable[[], object]:
@@ -215,7 +219,7 @@ class TorchSession(Session):
                 for _ in range(runs):
                     recorder.run(x)
         except Exception as error:  # as above
-            raise CandidateError("export", f"torch cannot run the model: {_first_line(error)}") from None
+            raise CandidateError("export", f"torch cannot run the model: {first_line(error)}") from None
         return recorded
 
     def _taken(self, x: Array) -> torch.Tensor:
@@ -242,6 +246,7 @@ class CudaSession(TorchSession):
         import torch
 
         sample, forward = self._taken(x), self._module.forward
+        self._given, self._held = x, sample
         with torch.inference_mode():
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(torch.cuda.current_stream())
@@ -262,6 +267,13 @@ class CudaSession(TorchSession):
             return outputs
 
         return bound
+
+    def take(self) -> None:
+        """Copies the input to the device, where an inference reads it."""
+        import torch
+
+        self._held.copy_(torch.from_numpy(self._given))
+        torch.cuda.synchronize()
 
     def _plainly(self, sample: torch.Tensor) -> object:
         import torch
@@ -346,5 +358,6 @@ def _peak(nodes: tuple[Node, ...], edges: set[tuple[int, int]]) -> int:
     return peak_bytes([*begun, *spans], len(nodes))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What torch says of an error, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -157,8 +157,13 @@ class MnnSession(Session):
 
     def bind(self, x: Array) -> Callable[[], object]:
         """The input is copied for each run, as in MNN's own benchmark: MNN uses its memory for other tensors."""
-        host, run = self._host(x), self._run
-        return lambda: run(host)
+        self._given = x
+        self.take()
+        return lambda: self._run(self._held)
+
+    def take(self) -> None:
+        """The copy that each run begins with is made from a tensor of MNN's."""
+        self._held = self._host(self._given)
 
     def launches(self) -> tuple[Launch, ...]:
         """Runs once on zeros and returns what was launched, in order; for a session in mode _DEBUG."""

@@ -153,8 +153,13 @@ class NcnnSession(Session):
         return self._run(self._mat(x))
 
     def bind(self, x: Array) -> Callable[[], object]:
-        mat, run = self._mat(x), self._run
-        return lambda: run(mat)
+        self._given = x
+        self.take()
+        return lambda: self._run(self._held)
+
+    def take(self) -> None:
+        """An input has ncnn's own layout; its `benchncnn` makes it before the runs, too."""
+        self._held = self._mat(self._given)
 
     def layer_times(self) -> Iterator[tuple[str, float]]:
         """Yields the name of each layer that computes, and its time in seconds, of one run on zeros."""

@@ -105,7 +105,14 @@ class Session(ABC):
 
     @abstractmethod
     def bind(self, x: Array) -> Callable[[], object]:
-        """Returns a function that runs the model on `x`, with as little around it as the runtime allows."""
+        """Returns a function that runs the model on `x`, with as little around it as the runtime allows.
+
+        `x` may be changed in place between calls; after `take` the next call runs on what it then holds.
+        """
+
+    def take(self) -> None:
+        """Copies the bound input again, where a runtime has it in a place of its own; not part of an inference."""
+        return None
 
 
 class Runtime(ABC):
@@ -120,6 +127,10 @@ class Runtime(ABC):
     """Of the files that it runs."""
     converters: ClassVar[tuple[str, ...]] = ()
     """Packages beside torch, onnx and onnxruntime whose versions decide what is in its files."""
+    deadline_s: ClassVar[float] = 60.0
+    """Longest time of one request to a measuring process, when none is stated; to compile is part of it."""
+    tells_resident: ClassVar[bool] = True
+    """Whether the memory of a process that opens a file is the model's; not where a compiler runs in it."""
     module: ClassVar[str] = ""
     """The module that runs files; its name when left out."""
 
@@ -281,6 +292,8 @@ _RUNTIMES = {
     "mnn": ("mnn", "Mnn"),
     "executorch": ("et", "ExecuTorch"),
     "torch": ("eager", "TorchEager"),
+    "torch-compile": ("compiled", "TorchCompile"),
+    "torch-aoti": ("compiled", "AotInductor"),
     "torch-cuda": ("eager", "TorchCuda"),
 }
 """Name → module of this folder and class in it; imported when it is asked for."""

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 from click.core import ParameterSource
@@ -17,13 +17,19 @@ from .. import interrupts
 from .common import allow_code, as_json, next_command, print_json, say, status
 
 if TYPE_CHECKING:
-    from ...profilers import Profiler, Runtime
+    from ...profilers import Child, Profiler, Runtime
     from ..known_devices import KnownDevice
     from ..torch_module import TorchModule
     from .profiled import Estimated, Profiled
 
 PROCESSES = 2
 """Fresh processes that measure each device."""
+
+CONVERTER = "hwnas.profilers.runtimes.converter"
+"""The module whose process makes files for runtimes."""
+
+CONVERSION_S = 600.0
+"""Longest time of a conversion, when none is stated."""
 
 
 @click.command("profile")
@@ -48,6 +54,13 @@ PROCESSES = 2
     help="What tells the energy: auto, none, rapl, csv:path=log.csv, model:watts=5, ...; see docs/energy.md.",
 )
 @click.option("--layers", is_flag=True, help="List the operators that are really executed.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 86400),
+    metavar="SECONDS",
+    help="Longest time of one conversion [600], and of one request to a runtime of this machine [60; 300 where it "
+    "compiles].",
+)
 @allow_code
 @as_json
 def command(
@@ -57,6 +70,7 @@ def command(
     threads: int,
     meter: str,
     layers: bool,
+    timeout: float | None,
     allow_code: Path | None,
     as_json: bool,
 ) -> int:
@@ -66,7 +80,8 @@ def command(
     a function without arguments that returns one. Its module must be installed, or be that of the --allow-code file.
 
     An fp32 model on an int8 device is quantised first, with random samples: its latency counts, its outputs do not.
-    Devices such as ethos-u55-128 are estimated by their vendor's tool, not measured.
+    Devices such as ethos-u55-128 are estimated by their vendor's tool, not measured. A device on which the model does
+    not convert or run is named, the others go on, and the exit code is 65.
     Exit code 4 when a meter that was named tells nothing.
     """
     from ..torch_module import TorchModule
@@ -77,15 +92,22 @@ def command(
         _check_threads(named, threads)
     options = _meter(meter, here=any(device.known is None for device in named))
     with contextlib.ExitStack() as stack:
-        source = _source(model, shape, allow_code, stack)
+        source = _source(model, shape, allow_code, timeout or CONVERSION_S, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-profile-")))
-        how: dict[str, Any] = {"threads": threads, "meter": options, "layers": layers}
+        converter = stack.enter_context(_Converter(folder, timeout or CONVERSION_S))
+        how: dict[str, Any] = {"threads": threads, "meter": options, "layers": layers, "deadline_s": timeout}
+        found: list[Profiled | Estimated] = []
+        failed: list[tuple[_Device, DataError]] = []
         with status() as told:
-            found = []
             for place, device in enumerate(named, 1):
                 interrupts.check()
                 where = f"{device.title} ({place} of {len(named)})" if len(named) > 1 else device.title
-                found.append(_profile(source, device, folder, _saying(told, where), **how))
+                try:
+                    found.append(_profile(source, device, converter, _saying(told, where), **how))
+                except DataError as error:
+                    failed.append((device, error))
+    if not found:
+        raise failed[0][1]
     if isinstance(source, TorchModule) and source.looks_at:
         say(
             f"{source} decides by values of its input ({source.looks_at}): its files keep the way that one random "
@@ -94,12 +116,17 @@ def command(
     energies = [profile.told.energy for profile in found if isinstance(profile, Profiled)]
     lost = [energy.reason for energy in energies if energy and energy.source == "missing"]
     if as_json:
-        print_json({"model": str(model), "profiles": [profile.to_json(layers=layers) for profile in found]})
+        errors = [{"device": device.title, "error": str(fault)} for device, fault in failed]
+        profiles = [profile.to_json(layers=layers) for profile in found]
+        print_json({"model": str(model), "profiles": profiles, **({"failed": errors} if errors else {})})
     else:
         print_profiles(found, layers=layers)
     code = DeviceError.exit_code if lost and options["use"] != "auto" else 0
     for reason in dict.fromkeys(lost) if code else ():
         say(f"energy is missing: {reason}")
+    for device, fault in failed:
+        say(f"{device.title}: {fault}")
+        code = fault.exit_code
     if not as_json:
         next_command("hwnas", "doctor", "--noise")
     return code
@@ -148,7 +175,9 @@ def _plain(value: str) -> str | int | float:
     return value
 
 
-def _source(model: str, shape: str | None, code: Path | None, stack: contextlib.ExitStack) -> Path | TorchModule:
+def _source(
+    model: str, shape: str | None, code: Path | None, deadline_s: float, stack: contextlib.ExitStack
+) -> Path | TorchModule:
     """Returns what MODEL names: a file, or a module whose converter lives as long as `stack`."""
     if Path(model).is_file():
         suffix = Path(model).suffix
@@ -176,7 +205,7 @@ def _source(model: str, shape: str | None, code: Path | None, stack: contextlib.
         raise UsageError(f"--input must be three whole numbers C,H,W, not '{shape}'")
     from ..torch_module import TorchModule
 
-    return stack.enter_context(TorchModule(model, tuple(map(int, sides)), code))
+    return stack.enter_context(TorchModule(model, tuple(map(int, sides)), code, deadline_s))
 
 
 _WEIGHTS = "holds weights, and not the network: give its torch module, package.module:attribute, or its ONNX file"
@@ -210,14 +239,15 @@ class _Device:
 
     @property
     def title(self) -> str:
+        """What it is called where its profile is shown."""
         return self.name or f"{self.runtime}:{self.precision}"
 
-    def open(self, threads: int, precision: str, meter: dict[str, Any]) -> Profiler:
+    def open(self, threads: int, precision: str, meter: dict[str, Any], deadline_s: float | None) -> Profiler:
         from ...profilers import LocalProfiler
 
         if self.known is not None:
             return self.known.open(precision, None if meter["use"] == "auto" else meter)
-        return LocalProfiler(self.runtime, threads, precision, meter=meter)
+        return LocalProfiler(self.runtime, threads, precision, deadline_s, meter=meter)
 
 
 def _named(device: str) -> _Device:
@@ -237,15 +267,72 @@ def _named(device: str) -> _Device:
     return _Device("", runtime, precision)
 
 
+class _Converter:
+    """Makes the files of runtimes from an ONNX file, in a child process.
+
+    Args:
+        folder: where they are made.
+        deadline_s: longest time of one conversion.
+    """
+
+    def __init__(self, folder: Path, deadline_s: float) -> None:
+        self.folder, self.deadline_s = folder, deadline_s
+        self._child: Child | None = None
+
+    def file(self, model: Path, runtime: Runtime, precision: str) -> Path:
+        """Returns the file that a runtime needs: the one given, or one made from it.
+
+        Raises:
+            CandidateError: `export`, or how the converter ended: `crash:…`, `timeout`, `oom`.
+            DeviceError: the runtime is missing, or does not make its files from ONNX files.
+            UsageError: it does not run such files.
+        """
+        from ...profilers import Child, OnnxBased
+        from ...profilers.runtimes.onnx_file import is_quantised
+
+        file = runtime.file(self.folder / model.name, precision)
+        if file.suffix == model.suffix and (model.suffix != ".onnx" or precision != "int8" or is_quantised(model)):
+            return model
+        if model.suffix != ".onnx":
+            able = " or ".join(_who_runs(model))
+            raise UsageError(
+                f"{runtime.name} does not run {model.suffix} files such as '{model}': give --device {able}"
+            )
+        if not isinstance(runtime, OnnxBased):
+            raise DeviceError(f"{runtime.name} makes its files from torch modules, not from '{model}'")
+        _check_available(runtime)
+        if not file.is_file():
+            if self._child is None:
+                self._child = Child(CONVERTER, name="converter", private=True)
+            what = {"runtime": runtime.name, "precision": precision, "source": str(model.resolve()), "path": str(file)}
+            self._child.call({"do": "convert", **what}, self.deadline_s)
+        return file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child is not None:
+            self._child.close()
+
+
+def _check_available(runtime: Runtime) -> None:
+    """Raises DeviceError when a runtime is missing."""
+    available = runtime.available()
+    if not available.ok:
+        raise DeviceError(f"{runtime.name} is missing ({available.missing}): {available.install}")
+
+
 def _profile(
     model: Path | TorchModule,
     device: _Device,
-    folder: Path,
+    converter: _Converter,
     says: Callable[[str], None],
     *,
     threads: int,
     meter: dict[str, Any],
     layers: bool,
+    deadline_s: float | None,
 ) -> Profiled | Estimated:
     """Profiles a model on a device; `says` is called with what is under way."""
     from ...profilers import LocalProfiler, MeasurementStore, Stored, estimated_names, get_runtime
@@ -262,12 +349,10 @@ def _profile(
             check_model(model)
             if model.suffix == ".onnx" and is_quantised(model):
                 precision = "int8"
-            file = _file(model, found, precision, folder)
+            file = converter.file(model, found, precision)
         else:
-            available = found.available()
-            if not available.ok:
-                raise DeviceError(f"{runtime} is missing ({available.missing}): {available.install}")
-            file = model.convert(found, precision, folder)
+            _check_available(found)
+            file = model.convert(found, precision, converter.folder)
         if runtime in estimated_names():
             from ...profilers.runtimes.ethos_u import EthosUProfiler
 
@@ -275,7 +360,7 @@ def _profile(
             with EthosUProfiler(runtime) as npu:
                 return Estimated(runtime, npu.estimate(file), npu.graph(file))
         says("measuring")
-        with device.open(threads, precision, meter) as profiler:
+        with device.open(threads, precision, meter, deadline_s) as profiler:
             told = measured(Stored(profiler, MeasurementStore(), ask=False), file, PROCESSES)
             says("reading its operators and memory")
             graph = profiler.graph(file)
@@ -287,7 +372,7 @@ def _profile(
                 graph,
                 profiler.fingerprint(),
                 file.stat().st_size / 1e6,
-                profiler.memory(file) if isinstance(profiler, LocalProfiler) else None,
+                profiler.memory(file) if isinstance(profiler, LocalProfiler) and found.tells_resident else None,
                 profiler.kernels(file) if layers and isinstance(profiler, LocalProfiler) else (),
                 own_graph=profiler.gives_outputs,
             )
@@ -300,24 +385,3 @@ def _who_runs(model: Path) -> list[str]:
     from ...profilers import get_runtime, runtime_names
 
     return [name for name in runtime_names() if get_runtime(name).suffix == model.suffix]
-
-
-def _file(model: Path, runtime: Runtime, precision: str, folder: Path) -> Path:
-    """Returns the file that a runtime needs: the one given, or one made from it."""
-    from ...profilers import OnnxBased
-    from ...profilers.runtimes.onnx_file import input_shape, is_quantised
-
-    file = runtime.file(folder / model.name, precision)
-    if file.suffix == model.suffix and (model.suffix != ".onnx" or precision != "int8" or is_quantised(model)):
-        return model
-    if model.suffix != ".onnx":
-        able = " or ".join(_who_runs(model))
-        raise UsageError(f"{runtime.name} does not run {model.suffix} files such as '{model}': give --device {able}")
-    if not isinstance(runtime, OnnxBased):
-        raise DeviceError(f"{runtime.name} makes its files from torch modules, not from '{model}'")
-    if not file.is_file():
-        import torch
-
-        torch.manual_seed(0)
-        runtime.convert_file(model, file, precision, torch.randn(8, *input_shape(model)[1:]))
-    return file

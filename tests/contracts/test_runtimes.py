@@ -19,8 +19,8 @@ from torch import nn
 from hwnas.profilers import Artifact, Graph, LocalProfiler, Measurement, Runtime, get_runtime, runtime_names
 from hwnas.spaces.errors import CandidateError, DataError, DeviceError, DiskError
 
-SLOW = ("executorch", "litert")
-"""Their conversions take seconds."""
+SLOW = ("executorch", "litert", "torch-aoti", "torch-compile")
+"""Their conversions take seconds, or they compile."""
 
 
 @pytest.fixture(
@@ -153,6 +153,17 @@ def test_a_bound_input_is_what_runs(runtime: Runtime, made: tuple[nn.Module, Art
         infer()
         found = next(array for array in arrays(infer()) if array.shape == (1, 10))
         np.testing.assert_allclose(found, answers(made[0], samples(1, seed)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_bound_input_that_changes_in_place(runtime: Runtime, made: tuple[nn.Module, Artifact]) -> None:
+    run, bound = runtime.load(made[1]), samples(1)
+    infer = run.bind(bound)
+    for seed in (3, 4, 3):
+        np.copyto(bound, samples(1, seed))
+        run.take()
+        for _ in range(2):
+            found = next(array for array in arrays(infer()) if array.shape == (1, 10))
+            np.testing.assert_allclose(found, answers(made[0], samples(1, seed)), rtol=1e-4, atol=1e-5)
 
 
 def test_conversion_prints_nothing(runtime: Runtime, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
