@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from hwnas.profilers import get_runtime
-from hwnas.profilers.ethos_u import EthosUProfiler
+from hwnas.profilers.runtimes.ethos_u import EthosUProfiler
 from hwnas.spaces import Architecture, Space, load_space
 
 CALIBRATION = 16

@@ -1,9 +1,9 @@
 """Is a board ever used by two at the same time? Many clients, many jobs, clients and boards killed at random.
 
-Every job starts the real board's side (`hwnas.profilers.board`) with the real lease; only the work is replaced: it
-notes when it begins and ends, and sleeps a little in between. Some clients vanish (the end of the board's input is all
-that shows it), some boards are killed, while they wait or while they work. Then the notes are read: whoever begins
-while another works must come after that one's death, and within two seconds of it.
+Every job starts the real board's side (`hwnas.profilers.hosts.board`) with the real lease; only the work is replaced:
+it notes when it begins and ends, and sleeps a little in between. Some clients vanish (the end of the board's input is
+all that shows it), some boards are killed, while they wait or while they work. Then the notes are read: whoever
+begins while another works must come after that one's death, and within two seconds of it.
 
     python benchmarks/lease.py --clients 16 --jobs 1000
 """
@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hwnas.profilers.board import main as serve
-from hwnas.profilers.wire import Request
+from hwnas.profilers.hosts.board import main as serve
+from hwnas.profilers.hosts.wire import Request
 
 WORK_S = 0.002
 KILLED = 0.3

@@ -1,6 +1,6 @@
 """Do two passes over the same networks, minutes apart, agree? For a plain loop and for hwnas, quiet and beside a load.
 
-Takes networks of nearly equal latency, measures all of them in several passes, and compares the passes: rank
+Takes networks of nearly equal latency, in steps, measures all of them in several passes, and compares the passes: rank
 correlation (Kendall), relative differences of the same network, seconds a network, the share that was marked noisy (few
 when quiet, all beside a load), and the share of intervals that hold the median of the network's measurements.
 The plain loop is what most scripts do: 50 inferences of each network after 10 to warm up, one after the other, median.
@@ -29,33 +29,45 @@ import numpy as np
 from hwnas.profilers import LocalProfiler, Measurement, Repeatability, conditions, get_runtime
 from hwnas.spaces import load_space
 
-DRAWN = 80
+DRAWN = 120
 """Random architectures from which those of nearly equal latency are taken."""
 
+LOOKS = 3
+"""Times that each of them is looked at, in turn; the fastest counts."""
 
-def networks(folder: Path, count: int, side: int, seed: int) -> list[Path]:
-    """Exports random `mobile` networks and returns the `count` whose plain latencies lie closest together."""
+
+def networks(folder: Path, count: int, side: int, span: float, seed: int) -> list[Path]:
+    """Exports random `mobile` networks and returns `count` of them, the slowest at most `span` times the fastest.
+
+    They are as far apart as those drawn allow: the order of networks of equal latency is chance for every method.
+    """
     import torch
 
     space = load_space("mobile", input_shape=(3, side, side), num_classes=10)
-    found = []
-    for draw in range(DRAWN):
+    paths = [folder / f"{draw}.onnx" for draw in range(DRAWN)]
+    for draw, path in enumerate(paths):
         architecture = space.random(f"{seed}/{draw}")
         torch.manual_seed(seed)
-        path = folder / f"{draw}.onnx"
         example = torch.zeros(1, *space.input_of(architecture))
         get_runtime("onnxruntime").convert(space.build(architecture), example, path)
-        found.append((plain_ms(path, runs=15), path))
-    found.sort()
-    spans = [found[i + count - 1][0] / found[i][0] for i in range(len(found) - count + 1)]
-    start = int(np.argmin(spans))
-    chosen = found[start : start + count]
-    print(f"{count} networks of {chosen[0][0]:.3f} to {chosen[-1][0]:.3f} ms, 3x{side}x{side}, seed {seed}")
-    return [path for _, path in chosen]
+    looks = [[plain_ms(path, runs=25, at=0.0) for path in paths] for _ in range(LOOKS)]
+    latencies = np.min(looks, axis=0)
+    ascending = [int(draw) for draw in np.argsort(latencies)]
+    for step in np.linspace(span ** (1 / (count - 1)), 1.0, 200):  # the widest that so many of those drawn allow
+        for place, first in enumerate(ascending):
+            chosen = [first]
+            for draw in ascending[place + 1 :]:
+                if latencies[draw] >= step * latencies[chosen[-1]]:
+                    chosen.append(draw)
+            if len(chosen) >= count and latencies[chosen[count - 1]] <= span * latencies[first]:
+                low, high = latencies[first], latencies[chosen[count - 1]]
+                print(f"{count} networks of {low:.3f} to {high:.3f} ms, at least {step - 1:.2%} apart, seed {seed}")
+                return [paths[draw] for draw in chosen[:count]]
+    raise SystemExit(f"no {count} of {DRAWN} networks within a span of {span}: another --side or --seed, or fewer")
 
 
-def plain_ms(path: Path, runs: int = 50) -> float:
-    """Times a model the plain way, in this process; returns the median in ms."""
+def plain_ms(path: Path, runs: int = 50, at: float = 0.5) -> float:
+    """Times a model the plain way, in this process; returns that quantile in ms."""
     session = get_runtime("onnxruntime").load(path)
     infer = session.bind(np.random.default_rng(0).standard_normal(session.input_shape).astype(np.float32))
     for _ in range(10):
@@ -65,7 +77,7 @@ def plain_ms(path: Path, runs: int = 50) -> float:
         start = time.perf_counter()
         infer()
         times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
+    return float(np.quantile(times, at)) * 1e3
 
 
 @contextlib.contextmanager
@@ -127,12 +139,13 @@ def main() -> int:
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--pause", type=float, default=20.0, help="seconds between passes")
     parser.add_argument("--side", type=int, default=96, help="of the square inputs; 96 gives networks of about 1 ms")
+    parser.add_argument("--span", type=float, default=1.18, help="latency of the slowest network over the fastest")
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
     before = conditions()["loadavg"]
     with tempfile.TemporaryDirectory(prefix="hwnas-noise-") as folder:
-        models = networks(Path(folder), options.networks, options.side, options.seed)
+        models = networks(Path(folder), options.networks, options.side, options.span, options.seed)
         rows = [row for loaded in (False, True) for row in compare(models, options.passes, options.pause, loaded)]
     headings = f"{'Kendall':>8} {'median':>8} {'95 %':>8} {'worst':>8} {'s/network':>10} {'noisy':>7} {'inside':>7}"
     print(f"{'state':8} {'method':12} {headings}")

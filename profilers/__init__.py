@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from .child import Child
 from .computed import computed_metrics
-from .conversion_cache import ConversionCache
-from .energy import Energy
 from .estimate import Estimate
 from .fingerprint import conditions, fingerprint
 from .graph import Graph, Node
 from .measurement import Measurement
 from .memory import Memory
-from .meter import Meter, find_meter, meter_names, open_meter
+from .meters.energy import Energy
+from .meters.meter import Meter, find_meter, meter_names, open_meter
 from .profiler import LocalProfiler, Profiler, open_profiler
 from .repeatability import Repeatability, measure_again
-from .runtime import (
+from .runtimes.conversion_cache import ConversionCache
+from .runtimes.runtime import (
     Artifact,
     Availability,
     Kernel,

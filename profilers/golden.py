@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .runtime import OnnxBased
+from .runtimes.runtime import OnnxBased
 
 if TYPE_CHECKING:
-    from .runtime import Runtime
+    from .runtimes.runtime import Runtime
 
 __all__ = ["golden_file", "golden_model"]
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..spaces.errors import CandidateError
-from .energy import Energy
+from .meters.energy import Energy
 
 if TYPE_CHECKING:
     import numpy as np

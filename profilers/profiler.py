@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ..spaces.errors import CandidateError, DataError, DeviceError
 from .child import Child
-from .energy import LONGEST_S, Energy, estimated_energy
 from .estimate import Estimate
 from .fingerprint import fingerprint
 from .golden import golden_file
 from .graph import Graph
 from .measurement import Measurement, pool
 from .memory import Memory
-from .meter import MODEL, NONE, stated_watts
+from .meters.energy import LONGEST_S, Energy, estimated_energy
+from .meters.meter import MODEL, NONE, stated_watts
 from .model_gate import check_model
 from .protocol import CEILING_S, SLOW, VERSION
 from .reference import ReferenceMemory
-from .runtime import get_runtime
+from .runtimes.runtime import get_runtime
 
 if TYPE_CHECKING:
-    from .runtime import Kernel
+    from .runtimes.runtime import Kernel
 
 __all__ = ["LocalProfiler", "Profiler", "measured", "open_profiler"]
 
@@ -139,7 +139,7 @@ class LocalProfiler(Profiler):
         memory_mb: largest address space of the child in megabytes; a model that needs more fails with `oom`.
         log: file for what the child prints.
         reference: file that remembers the reference's usual time; None for the user's cache folder.
-        meter: what tells the energy, `{"use": NAME, …}`; see `hwnas.profilers.meter`. None measures no energy.
+        meter: what tells the energy, `{"use": NAME, …}`; see `hwnas.profilers.meters.meter`. None measures no energy.
 
     Raises:
         UsageError: the energy model has no power.
@@ -226,7 +226,7 @@ class LocalProfiler(Profiler):
         Raises:
             CandidateError, DeviceError: as `Profiler.measure`.
         """
-        from .runtime import Kernel
+        from .runtimes.runtime import Kernel
 
         return tuple(Kernel(**kernel) for kernel in self._ask("kernels", path, runs=runs)["kernels"])
 
@@ -351,21 +351,21 @@ def open_profiler(
     Raises:
         DeviceError: the host or the runtime is missing or unknown, or cannot do the precision.
     """
-    from .runtime import estimated_names
+    from .runtimes.runtime import estimated_names
 
     kind, _, where = host.partition(":")
     if kind == "ssh":
-        from .ssh import SshProfiler
+        from .hosts.ssh import SshProfiler
 
         return SshProfiler(where, runtime, threads, precision, deadline_s, meter=meter, **how)
     if kind == "adb":
-        from .adb import open_phone
+        from .hosts.adb import open_phone
 
         return open_phone(where, runtime, threads, precision, deadline_s, meter=meter, **how)
     if host != "local":
         raise DeviceError(f"no host '{host}' (known: local, ssh:[USER@]HOST[:PORT], adb:SERIAL)"[:200])
     if runtime in estimated_names():
-        from .ethos_u import EthosUProfiler
+        from .runtimes.ethos_u import EthosUProfiler
 
         get_runtime(runtime).check_precision(precision)
         return EthosUProfiler(runtime, deadline_s, log=log)

@@ -21,11 +21,11 @@ import numpy as np
 
 from ..spaces.errors import CandidateError, DataError, DeviceError
 from . import protocol
-from .energy import measured_energy
 from .fingerprint import conditions, fingerprint, used_shares
 from .isolation import cut_network
 from .memory import measure_memory
-from .runtime import Session, get_runtime
+from .meters.energy import measured_energy
+from .runtimes.runtime import Session, get_runtime
 from .serve import serve
 
 __all__ = ["graph", "kernels", "measure", "memory", "ping", "run"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..profilers import open_meter
-from ..profilers.meter import AUTO, NONE, meter_help, stated_watts
+from ..profilers.meters.meter import AUTO, NONE, meter_help, stated_watts
 from ..spaces.errors import DeviceError, UsageError
 from .metrics import Metric, Reading
 

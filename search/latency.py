@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..cost_models import AdditiveModel
 from ..profilers import Estimate, Graph, Measurement, MeasurementStore, Stored, get_runtime, open_profiler
 from ..profilers.measurement import pool
-from ..profilers.meter import NONE
+from ..profilers.meters.meter import NONE
 from ..spaces.errors import CandidateError, DataError
 from .energy import energy_metric, energy_reading
 from .files import read_json, write_json

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..profilers import get_runtime, runtime_names
-from ..profilers.meter import AUTO, NONE
+from ..profilers.meters.meter import AUTO, NONE
 from ..spaces.errors import (
     DataError,
     DiskError,

@@ -89,8 +89,8 @@ def _printable(value: str) -> str:
 
 
 def _host(value: str) -> str:
-    from ..profilers.adb import parse_phone
-    from ..profilers.ssh import Destination
+    from ..profilers.hosts.adb import parse_phone
+    from ..profilers.hosts.ssh import Destination
 
     kind, _, where = value.partition(":")
     try:

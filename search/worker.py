@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..profilers import ConversionCache, OnnxBased, Runtime, computed_metrics, get_runtime
-from ..profilers.onnx_file import write_onnx
+from ..profilers.runtimes.onnx_file import write_onnx
 from ..profilers.serve import serve
 from ..spaces import Architecture, Space, load_space
 from ..spaces.errors import CandidateError, SpaceError

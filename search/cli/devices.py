@@ -152,8 +152,8 @@ def _check_name(name: str) -> None:
 
 def _reach(profiler: Profiler, host: str, yes: bool) -> dict[str, Any]:
     """Returns what the device says of itself, having sent the runner if that is agreed to."""
-    from ...profilers.bundle import bundle
-    from ...profilers.ssh import SshProfiler
+    from ...profilers.hosts.bundle import bundle
+    from ...profilers.hosts.ssh import SshProfiler
 
     try:
         return profiler.fingerprint()
@@ -171,7 +171,7 @@ def _reach(profiler: Profiler, host: str, yes: bool) -> dict[str, Any]:
 
 def _golden(profiler: Profiler) -> tuple[float | None, str]:
     """Measures the golden network; returns its latency in ms, and a line about it."""
-    from ...profilers.remote import RemoteProfiler
+    from ...profilers.hosts.remote import RemoteProfiler
 
     assert isinstance(profiler, RemoteProfiler), "boards and phones only"
     if not profiler.has_golden:

@@ -110,7 +110,7 @@ def _meter(text: str, here: bool) -> dict[str, Any]:
         here: a device of this machine is measured; meters of others are not looked for here.
     """
     from ...profilers import open_meter
-    from ...profilers.meter import AUTO, NONE, stated_watts
+    from ...profilers.meters.meter import AUTO, NONE, stated_watts
 
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {"use": name}
@@ -191,8 +191,8 @@ def _profile(
 ) -> Profiled | Estimated:
     from ...profilers import LocalProfiler, MeasurementStore, Stored, estimated_names, get_runtime
     from ...profilers.model_gate import check_model
-    from ...profilers.onnx_file import is_quantised
     from ...profilers.profiler import measured
+    from ...profilers.runtimes.onnx_file import is_quantised
     from .profiled import Estimated, Profiled
 
     runtime, precision = device.runtime, device.precision
@@ -209,7 +209,7 @@ def _profile(
                 raise DeviceError(f"{runtime} is missing ({available.missing}): {available.install}")
             file = model.convert(found, precision, folder)
         if runtime in estimated_names():
-            from ...profilers.ethos_u import EthosUProfiler
+            from ...profilers.runtimes.ethos_u import EthosUProfiler
 
             with EthosUProfiler(runtime) as npu:
                 return Estimated(runtime, npu.estimate(file), npu.graph(file))
@@ -235,7 +235,7 @@ def _profile(
 def _file(model: Path, runtime: Runtime, precision: str, folder: Path) -> Path:
     """Returns the file that a runtime needs: the one given, or one made from it."""
     from ...profilers import OnnxBased
-    from ...profilers.onnx_file import input_shape, is_quantised
+    from ...profilers.runtimes.onnx_file import input_shape, is_quantised
 
     file = runtime.file(folder / model.name, precision)
     if file.suffix == model.suffix and (model.suffix != ".onnx" or precision != "int8" or is_quantised(model)):

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hwnas.profilers.board import main
-from hwnas.profilers.wire import Request
+from hwnas.profilers.hosts.board import main
+from hwnas.profilers.hosts.wire import Request
 
 
 def work(request: Request, model: Path, samples: Path) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from hwnas.profilers.adb import open_phone, parse_phone
 from hwnas.profilers.golden import golden_model
-from hwnas.profilers.remote import RemoteProfiler
-from hwnas.profilers.wire import Request
+from hwnas.profilers.hosts.adb import open_phone, parse_phone
+from hwnas.profilers.hosts.remote import RemoteProfiler
+from hwnas.profilers.hosts.wire import Request
 from hwnas.spaces.errors import CandidateError, DeviceError
 
 HERE = Path(__file__).parent
@@ -166,7 +166,7 @@ def test_adb_ends_with_the_board(phone: FakePhone, golden: Path, death: str) -> 
         model_sha256=hashlib.sha256(model).hexdigest(),
     )
     phone.mode("hang there")
-    command = [sys.executable, "-P", "-m", "hwnas.profilers.board"]
+    command = [sys.executable, "-P", "-m", "hwnas.profilers.hosts.board"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert process.stdin
     process.stdin.write(request.frame() + model)

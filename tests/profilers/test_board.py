@@ -18,15 +18,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from hwnas.profilers.bundle import bundle
 from hwnas.profilers.golden import golden_model
-from hwnas.profilers.lease import hold_lease
-from hwnas.profilers.remote import RemoteProfiler
-from hwnas.profilers.wire import Request
+from hwnas.profilers.hosts.bundle import bundle
+from hwnas.profilers.hosts.lease import hold_lease
+from hwnas.profilers.hosts.remote import RemoteProfiler
+from hwnas.profilers.hosts.wire import Request
 from hwnas.spaces.errors import CandidateError, DeviceError
 
 HERE = Path(__file__).parent
-BOARD = [sys.executable, "-P", "-m", "hwnas.profilers.board"]
+BOARD = [sys.executable, "-P", "-m", "hwnas.profilers.hosts.board"]
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def test_a_wait_has_an_end(tmp_path: Path) -> None:
 
 def test_a_board_ends_by_itself_when_its_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import sys; import hwnas.profilers.board as board; board.SPARE_S = 0.2; "
+        "import sys; import hwnas.profilers.hosts.board as board; board.SPARE_S = 0.2; "
         "sys.argv[0] = 'x'; sys.path.insert(0, sys.argv.pop(1)); import fake_work; board.main(fake_work.work)"
     )
     log = tmp_path / "log"
@@ -192,7 +192,7 @@ def test_a_long_deadline_is_cut_to_what_a_board_accepts(tmp_path: Path) -> None:
 
 def test_prints_do_not_reach_the_channel(tmp_path: Path) -> None:
     code = (
-        "import hwnas.profilers.board as board, os\n"
+        "import hwnas.profilers.hosts.board as board, os\n"
         "def work(*all):\n print('noise'); os.write(1, b'more noise'); return {'cpu': 'x'}\n"
         "board.main(work)"
     )
@@ -212,7 +212,7 @@ def test_prints_do_not_reach_the_channel(tmp_path: Path) -> None:
 )
 def test_what_goes_wrong_there_is_told(raised: str, kind: type[Exception], says: str) -> None:
     code = (
-        "import hwnas.profilers.board as board\nfrom hwnas.spaces.errors import *\n"
+        "import hwnas.profilers.hosts.board as board\nfrom hwnas.spaces.errors import *\n"
         f"def work(*all): raise {raised}\nboard.main(work)"
     )
     with RemoteProfiler([sys.executable, "-c", code], "here", backoff_s=()) as profiler:
@@ -224,7 +224,7 @@ def test_what_goes_wrong_there_is_told(raised: str, kind: type[Exception], says:
 def crashing(tmp_path: Path, golden_too: bool, conditions: str = "{}") -> list[str]:
     """A board on which every model crashes, or every one but the golden network, which takes a millisecond."""
     code = (
-        "import hwnas.profilers.board as board\nfrom hwnas.spaces.errors import CandidateError\n"
+        "import hwnas.profilers.hosts.board as board\nfrom hwnas.spaces.errors import CandidateError\n"
         "from hwnas.profilers.golden import golden_model\n"
         "def work(request, model, samples):\n"
         f" if {golden_too} or model.read_bytes() != golden_model(): raise CandidateError('crash:SIGSEGV', 'x')\n"
@@ -284,7 +284,8 @@ def test_a_crash_is_the_devices_when_the_golden_network_crashes_too(tmp_path: Pa
 def answering_by_turns(tmp_path: Path, *turns: str) -> list[str]:
     """A board that does the n-th word of `turns` with the n-th request, and the last with all further ones."""
     code = (
-        "import hwnas.profilers.board as board, base64, os, pathlib\nfrom hwnas.spaces.errors import CandidateError\n"
+        "import hwnas.profilers.hosts.board as board, base64, os, pathlib\n"
+        "from hwnas.spaces.errors import CandidateError\n"
         f"turns, count = {turns!r}, pathlib.Path({str(tmp_path / 'turns')!r})\n"
         "def work(request, model, samples):\n"
         " turn = int(count.read_text()) if count.exists() else 0\n"

@@ -18,10 +18,10 @@ from safetensors.torch import save
 from torch import nn
 
 from hwnas.profilers import fingerprint, get_runtime
-from hwnas.profilers.aten import OPERATORS
-from hwnas.profilers.aten_file import FORMAT, read_aten
-from hwnas.profilers.eager import TorchEager
-from hwnas.profilers.folding import fold
+from hwnas.profilers.runtimes.aten import OPERATORS
+from hwnas.profilers.runtimes.aten_file import FORMAT, read_aten
+from hwnas.profilers.runtimes.eager import TorchEager
+from hwnas.profilers.runtimes.folding import fold
 from hwnas.spaces.errors import CandidateError, DeviceError
 
 
@@ -252,10 +252,10 @@ def test_every_operator_is_timed(tmp_path: Path) -> None:
 
 def test_bf16_on_a_processor_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = TorchEager().convert(nn.ReLU(), torch.zeros(1, 1, 8, 8), tmp_path / "a.aten", "bf16")
-    monkeypatch.setattr("hwnas.profilers.eager.cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr("hwnas.profilers.runtimes.eager.cpu_flags", lambda: frozenset({"avx2"}))
     with pytest.raises(DeviceError, match="this processor has no bf16"):
         TorchEager().load(artifact)
-    monkeypatch.setattr("hwnas.profilers.eager.cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr("hwnas.profilers.runtimes.eager.cpu_flags", lambda: frozenset({"amx_bf16"}))
     assert "bfloat16" in {node.dtype for node in TorchEager().executed_graph(artifact).nodes}
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from hwnas.profilers import Availability, Energy, LocalProfiler, Measurement, Meter, get_runtime, open_meter
-from hwnas.profilers.counters import NvmlMeter, RaplMeter
-from hwnas.profilers.energy import LONGEST_S, MOST_S, STEPS, WINDOWS, estimated_energy, measure_energy
-from hwnas.profilers.meter_log import CsvMeter
+from hwnas.profilers.meters.counters import NvmlMeter, RaplMeter
+from hwnas.profilers.meters.energy import LONGEST_S, MOST_S, STEPS, WINDOWS, estimated_energy, measure_energy
+from hwnas.profilers.meters.meter_log import CsvMeter
 from hwnas.spaces.errors import CandidateError, UsageError
 
 DAY_S = 86_400.0

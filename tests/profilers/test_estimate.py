@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hwnas.profilers import Estimate, LocalProfiler, estimated_names, get_runtime, open_profiler, runtime_names
-from hwnas.profilers.ethos_u import SYSTEMS, EthosUProfiler
+from hwnas.profilers.runtimes.ethos_u import SYSTEMS, EthosUProfiler
 from hwnas.spaces.errors import CandidateError, DeviceError
 
 TOLD: dict[str, Any] = {"latency_ms": 1.5, "cycles": 750, "sram_bytes": 64, "flash_bytes": 32, "operators": 3}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hwnas.profilers import Child, get_runtime, open_profiler
-from hwnas.profilers.ethos_u import EthosUProfiler
+from hwnas.profilers.runtimes.ethos_u import EthosUProfiler
 from hwnas.spaces.errors import CandidateError
 
 pytestmark = [
@@ -125,7 +125,7 @@ def test_the_file_runs_here_for_its_outputs(files: dict[str, Path], tmp_path: Pa
 def test_the_child_of_vela_answers_what_it_is_asked(files: dict[str, Path]) -> None:
     what = {"accelerator": "ethos-u55-128", "system_config": "No_Such_System", "memory_mode": "Shared_Sram"}
     with (
-        Child("hwnas.profilers.vela", name="vela") as child,
+        Child("hwnas.profilers.runtimes.vela", name="vela") as child,
         pytest.raises(CandidateError, match="vela cannot") as raised,
     ):
         child.call({"do": "estimate", "path": str(files["small"]), **what}, deadline_s=60)

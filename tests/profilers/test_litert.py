@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hwnas.profilers import LocalProfiler, get_runtime
-from hwnas.profilers.litert import INSTALL, LiteRt
+from hwnas.profilers.runtimes.litert import INSTALL, LiteRt
 from hwnas.spaces.errors import CandidateError
 
 HERE = get_runtime("litert").available().ok
@@ -49,7 +49,7 @@ def test_the_way_to_install_it_is_there() -> None:
     listed = Path(INSTALL.rpartition(" ")[2])
     lines = [line for line in listed.read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
-    pinned = (listed.resolve().parent.parent / "constraints.txt").read_text().splitlines()
+    pinned = (listed.resolve().parents[2] / "constraints.txt").read_text().splitlines()
     both = {line.partition("==")[0] for line in lines} & {line.partition("==")[0] for line in pinned}
     assert both and all(line in pinned for line in lines if line.partition("==")[0] in both), "the same versions"
 

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import pytest
 
 from hwnas.profilers import Availability, Meter, find_meter, meter_names, open_meter
-from hwnas.profilers.counters import NvmlMeter, RaplMeter
-from hwnas.profilers.energy import measured_energy
-from hwnas.profilers.meter import meter_help
-from hwnas.profilers.meter_log import CsvMeter
-from hwnas.profilers.power import InaMeter, integral_mj
+from hwnas.profilers.meters.counters import NvmlMeter, RaplMeter
+from hwnas.profilers.meters.energy import measured_energy
+from hwnas.profilers.meters.meter import meter_help
+from hwnas.profilers.meters.meter_log import CsvMeter
+from hwnas.profilers.meters.power import InaMeter, integral_mj
 from hwnas.spaces.errors import DeviceError, UsageError
 
 Install = Callable[[str, str], None]
@@ -104,7 +104,7 @@ def test_adb_is_withdrawn_and_says_why() -> None:
 
 def test_auto_takes_no_meter_of_the_processor_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_powercap(tmp_path / "laptop")
-    monkeypatch.setattr("hwnas.profilers.counters.POWERCAP", root)
+    monkeypatch.setattr("hwnas.profilers.meters.counters.POWERCAP", root)
     monkeypatch.setattr(RaplMeter.__init__, "__defaults__", (root,))
     monkeypatch.setattr(NvmlMeter, "available", lambda: Availability(False, missing="no NVIDIA driver", install="one"))
     assert open_meter({"use": "auto"}, "torch").name == "rapl"
@@ -462,7 +462,7 @@ SERIAL = '''
 import os
 
 from hwnas.profilers import Availability
-from hwnas.profilers.power import SampledMeter
+from hwnas.profilers.meters.power import SampledMeter
 
 
 class SerialMeter(SampledMeter):

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from hwnas.profilers import LocalProfiler, Runtime, get_runtime
-from hwnas.profilers.conversion import check_agreement, convert_with
-from hwnas.profilers.ncnn_file import read_layers, read_model, write_model
+from hwnas.profilers.runtimes.conversion import check_agreement, convert_with
+from hwnas.profilers.runtimes.ncnn_file import read_layers, read_model, write_model
 from hwnas.spaces.errors import CandidateError
 
 

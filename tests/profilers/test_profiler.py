@@ -11,7 +11,7 @@ import pytest
 
 from hwnas.profilers import LocalProfiler, get_runtime, runtime_names
 from hwnas.profilers.golden import SHAPE, golden_file, golden_model
-from hwnas.profilers.runtime import OnnxBased
+from hwnas.profilers.runtimes.runtime import OnnxBased
 from hwnas.spaces.errors import CandidateError, DeviceError
 
 

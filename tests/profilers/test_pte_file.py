@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from hwnas.profilers import Artifact, get_runtime
-from hwnas.profilers.flatbuffer import FlatbufferError, root
-from hwnas.profilers.pte_file import read_graph
+from hwnas.profilers.runtimes.flatbuffer import FlatbufferError, root
+from hwnas.profilers.runtimes.pte_file import read_graph
 from hwnas.spaces.errors import CandidateError, DeviceError
 
 TABLE = struct.pack("<I4sHHHHiIBxxxI3s", 16, b"TEST", 8, 16, 4, 8, 8, 4, 7, 3, b"abc")

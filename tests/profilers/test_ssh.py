@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from hwnas.profilers.golden import golden_model
-from hwnas.profilers.lease import hold_lease
-from hwnas.profilers.ssh import Destination, SshProfiler
+from hwnas.profilers.hosts.lease import hold_lease
+from hwnas.profilers.hosts.ssh import Destination, SshProfiler
 from hwnas.spaces.errors import CandidateError, DeviceError
 
 pytest.importorskip("onnxruntime")
@@ -160,7 +160,7 @@ def test_a_client_that_is_killed_lets_go_of_the_board(board: Any, heavy: Path, m
     with profiler_of(board) as profiler:
         profiler.send_runner()
     code = (
-        "import sys\nfrom pathlib import Path\nfrom hwnas.profilers.ssh import SshProfiler\n"
+        "import sys\nfrom pathlib import Path\nfrom hwnas.profilers.hosts.ssh import SshProfiler\n"
         "SshProfiler(sys.argv[1], python=sys.executable).measure(Path(sys.argv[2]))"
     )
     client = subprocess.Popen([sys.executable, "-c", code, f"board:{board.port}", str(heavy)])

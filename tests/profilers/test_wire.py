@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from hwnas.profilers.golden import golden_model
-from hwnas.profilers.ssh import SshProfiler
-from hwnas.profilers.wire import MAX_ANSWER_BYTES, BadAnswer, Request, encode_ok, read_answer
+from hwnas.profilers.hosts.ssh import SshProfiler
+from hwnas.profilers.hosts.wire import MAX_ANSWER_BYTES, BadAnswer, Request, encode_ok, read_answer
 from hwnas.spaces.errors import CandidateError, DataError, DeviceError, DiskError
 
 LEASE = "0123456789abcdef" * 2

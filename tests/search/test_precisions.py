@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from hwnas.profilers import get_runtime
-from hwnas.profilers.onnx_file import is_quantised
+from hwnas.profilers.runtimes.onnx_file import is_quantised
 from hwnas.search.run_data import RunData
 from hwnas.search.study import Study
 

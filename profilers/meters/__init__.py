@@ -1,0 +1,1 @@
+"""What tells the energy of an inference."""

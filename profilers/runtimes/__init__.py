@@ -1,0 +1,1 @@
+"""Runtimes that execute models, and what converts a network into their files."""
