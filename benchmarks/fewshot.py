@@ -6,7 +6,7 @@ configuration for all devices: the ways in which a device may execute a network,
 chosen between by leave-one-out on the samples. Prints:
 
 1. HELP's test: rows 900-1899, trimmed to the 10-90 % band of the target's latency, and untrimmed;
-2. all devices: 2,000 rows drawn once, for every number of samples;
+2. all devices: 1,000 rows drawn once, for every number of samples;
 3. the intervals of every device.
 
 Samples come from rows that are in no test. `ceiling` is the same model fitted on 900 rows. The tables are in the order of
@@ -44,9 +44,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 TEST = range(900, 1900)
 """HELP's test rows."""
-OTHERS = 2000
+OTHERS = 1000
 """Rows of the second test."""
-POOL = 1500
+POOL = 1200
 """Rows that samples are chosen from."""
 MOST = 900
 """Samples of the ceiling."""
@@ -86,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads, fits and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with nb201_latency and fbnet_latency.parquet")
-    parser.add_argument("--samples", type=int, nargs="+", default=[6, 10, 20, 50, 100], help="(default: 6 10 20 50 100)")
+    parser.add_argument(
+        "--samples", type=int, nargs="+", default=[6, 10, 20, 50, 100], help="(default: 6 10 20 50 100)"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="designs per figure (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the rows, and the first of the designs (default: 0)")
     parser.add_argument("--at-random", type=float, default=0.0, help="share of samples not by design (default: 0)")
@@ -94,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     start, rows = time.monotonic(), []
     seeds = range(options.seed, options.seed + options.seeds)
-    print(f"seeds {seeds.start} to {seeds.stop - 1}; rows drawn with seed {options.seed}; {options.at_random:.0%} at random")
+    print(
+        f"seeds {seeds.start} to {seeds.stop - 1}; rows drawn with seed {options.seed}; {options.at_random:.0%} at random"
+    )
     for read in (_nasbench201, _fbnet):
         table = read(options.data, options.seed)
         found = _evaluate(table, options.samples, seeds, options.at_random)

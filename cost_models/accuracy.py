@@ -74,9 +74,7 @@ def accuracy(predicted: Sequence[float] | Array, measured: Sequence[float] | Arr
     )
 
 
-def interval_accuracy(
-    predictions: Sequence[Prediction], measured: Sequence[float] | Array
-) -> tuple[float, float]:
+def interval_accuracy(predictions: Sequence[Prediction], measured: Sequence[float] | Array) -> tuple[float, float]:
     """Returns the share of the measurements inside their intervals, and the median half-width as a share of the value.
 
     Raises:

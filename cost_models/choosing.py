@@ -48,7 +48,9 @@ def choose(
         ValueError: there is nothing to choose from, or as `CostModel.fit`.
     """
     fitted = [
-        Chosen(way, AdditiveModel(shrinkage).fit_totals(x, values)) for way, x in totals.items() for shrinkage in shrinkages
+        Chosen(way, AdditiveModel(shrinkage).fit_totals(x, values))
+        for way, x in totals.items()
+        for shrinkage in shrinkages
     ]
     if not fitted:
         raise ValueError("a choice needs at least one way of executing and one penalty")

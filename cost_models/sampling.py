@@ -83,9 +83,7 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
     return sorted(chosen)
 
 
-def designed(
-    features: Array | Sequence[Array], count: int, seed: int = 0, at_random: float = AT_RANDOM
-) -> list[int]:
+def designed(features: Array | Sequence[Array], count: int, seed: int = 0, at_random: float = AT_RANDOM) -> list[int]:
     """Chooses rows by D-optimality and some at random: extreme rows tell the costs, ordinary ones the errors.
 
     Args:
@@ -148,4 +146,3 @@ def _whitened(x: Array) -> Array:
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     kept = s > 1e-6 * max(float(s[0]), 1e-300)
     return u[:, kept] * np.sqrt(len(x))
-
