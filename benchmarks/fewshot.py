@@ -9,8 +9,8 @@ chosen between by leave-one-out on the samples. Prints:
 2. all devices: 1,000 rows drawn once, for every number of samples;
 3. the intervals of every device.
 
-Samples come from rows that are in no test. `ceiling` is the same model fitted on 900 rows. The tables are in the order of
-measuring, and devices drift along it: see docs/cost_models.md.
+Samples come from rows that are in no test. `ceiling` is the same model fitted on 900 rows. The tables are in the order
+of measuring, and devices drift along it: see docs/cost_models.md.
 
     python benchmarks/fewshot.py --data ../shared/data
 """
@@ -35,7 +35,7 @@ from hwnas.cost_models.accuracy import accuracy, paired_ceiling
 from hwnas.cost_models.choosing import choose
 from hwnas.cost_models.fbnet_graph import fbnet_graph
 from hwnas.cost_models.nasbench201_graph import nasbench201_graph
-from hwnas.cost_models.sampling import designed
+from hwnas.cost_models.sampling import AT_RANDOM, designed
 from hwnas.profilers import Graph
 from hwnas.spaces import FBNet, NasBench201
 from hwnas.spaces.nasbench201 import Cell
@@ -91,13 +91,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, default=5, help="designs per figure (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the rows, and the first of the designs (default: 0)")
-    parser.add_argument("--at-random", type=float, default=0.0, help="share of samples not by design (default: 0)")
+    parser.add_argument(
+        "--at-random", type=float, default=AT_RANDOM, help=f"share of samples not by design (default: {AT_RANDOM})"
+    )
     parser.add_argument("--json", type=Path, help="file for every figure of every device and seed")
     options = parser.parse_args(argv)
     start, rows = time.monotonic(), []
     seeds = range(options.seed, options.seed + options.seeds)
     print(
-        f"seeds {seeds.start} to {seeds.stop - 1}; rows drawn with seed {options.seed}; {options.at_random:.0%} at random"
+        f"seeds {seeds.start} to {seeds.stop - 1}; rows drawn with seed {options.seed}; "
+        f"{options.at_random:.0%} of the samples at random"
     )
     for read in (_nasbench201, _fbnet):
         table = read(options.data, options.seed)
@@ -220,10 +223,11 @@ def _band(ms: Array) -> Array:
     """HELP's test rows whose latency is in the 10-90 % band."""
     rows = np.array(TEST)
     low, high = np.quantile(ms[rows], [0.1, 0.9])
-    return rows[(ms[rows] >= low) & (ms[rows] <= high)]
+    inside: Array = rows[(ms[rows] >= low) & (ms[rows] <= high)]
+    return inside
 
 
-def _print(table: Table, found: pd.DataFrame, samples: Sequence[int]) -> None:
+def _print(table: Table, found: Any, samples: Sequence[int]) -> None:
     counts = [*samples, MOST]
     means = found.groupby(["test", "device", "samples"])[
         ["spearman", "kendall", "mape", "within_5", "within_10", "coverage", "half_width"]

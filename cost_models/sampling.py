@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["d_optimal", "designed"]
 
-AT_RANDOM = 0.4
+AT_RANDOM = 0.2
 """Share of the samples that `designed` draws at random."""
 
 _RIDGE = 1e-3
@@ -145,4 +145,5 @@ def _whitened(x: Array) -> Array:
     x = x / np.where(scale > 0, scale, 1.0)
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     kept = s > 1e-6 * max(float(s[0]), 1e-300)
-    return u[:, kept] * np.sqrt(len(x))
+    white: Array = u[:, kept] * np.sqrt(len(x))
+    return white

@@ -1,4 +1,4 @@
-"""Graphs written down by hand against those of the module: what onnxruntime makes of its file, what torch dispatches."""
+"""Graphs written down against those of the module: what onnxruntime makes of its file, what torch dispatches."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def test_fbnet_is_what_onnxruntime_executes(seed: int, tmp_path: Path) -> None:
     assert told(ours) == told(theirs)
 
 
-class Dispatched(TorchDispatchMode):
+class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotation here
     """Counts the operators that torch runs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # nor here
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
