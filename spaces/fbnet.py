@@ -68,7 +68,7 @@ class Skeleton:
 
 
 LARGE = Skeleton(2, (1, 2, 2, 2, 1, 2, 1), 1984)
-"""For ImageNet, as in the paper's table 1."""
+"""For ImageNet, as in the paper and in HW-NAS-Bench."""
 SMALL = Skeleton(1, (1, 1, 2, 2, 1, 2, 1), 1504)
 """For CIFAR, as in HW-NAS-Bench."""
 LARGE_FROM = 96

@@ -10,7 +10,7 @@ from torch import nn
 from .fbnet import STEM, Block, Plan
 from .mobile_net import conv, reset
 
-__all__ = ["Bottleneck", "FBNetNet"]
+__all__ = ["Bottleneck", "FBNetNet", "Shuffle"]
 
 
 class Shuffle(nn.Module):
@@ -18,7 +18,9 @@ class Shuffle(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps `(n, channels, h, w)` to the same shape."""
-        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        n, channels, h, w = x.shape
+        pairs = x.reshape(n, 2, channels // 2, h, w).transpose(1, 2)
+        return pairs.contiguous().view(n, channels, h, w)
 
 
 class Bottleneck(nn.Module):

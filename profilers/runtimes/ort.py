@@ -116,7 +116,8 @@ class OrtSession(Session):
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)":
             found = ", ".join(f"{item.name}: {item.type}" for item in inputs)
-            raise CandidateError("export", f"a model must have one float input, found {found or 'none'}")
+            found = found or "none: what it computes does not depend on its input"
+            raise CandidateError("export", f"a model must have one float input, found {found}")
         self._input = inputs[0].name
         self.input_shape = tuple(side if isinstance(side, int) and side > 0 else 1 for side in inputs[0].shape)
 

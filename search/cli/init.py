@@ -12,7 +12,7 @@ from .common import as_json, next_command, print_json
 
 @click.command("init")
 @click.argument("name")
-@click.option("--space", default="mobile", show_default=True, help="Built-in space or the name of a plug-in.")
+@click.option("--space", default="mobile", show_default=True, help="mobile, nasbench201, fbnet, or a plug-in.")
 @click.option("--data", default="digits", show_default=True, help="digits, or the path of an .npz file.")
 @click.option("--device", default="cpu", show_default=True, help="The device's name in the study.")
 @click.option("--force", is_flag=True, help="Write over an existing file.")

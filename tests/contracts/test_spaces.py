@@ -1,4 +1,4 @@
-"""What every space keeps to, run over the built-in space and both kinds of a user's own."""
+"""What every space keeps to, run over the built-in spaces and both kinds of a user's own."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def spaces() -> Iterator[tuple[str, Space]]:
     for side in (8, 16, 32, 64):
         yield f"mobile{side}", load_space("mobile", input_shape=(1, side, side), num_classes=10)
     yield "mobile kws", load_space("mobile", input_shape=(1, 49, 10), num_classes=12)
+    yield "nasbench201", load_space("nasbench201")
+    yield (
+        "nasbench201 kept",
+        load_space("nasbench201", input_shape=(1, 8, 12), params={"edge*3": ["none", "nor_conv_1x1"]}),
+    )
+    yield "fbnet", load_space("fbnet")
+    yield "fbnet96", load_space("fbnet", input_shape=(1, 96, 100), num_classes=10)
     yield "narrowed", load_space("mobile", input_shape=(3, 8, 8), num_classes=10, params={"stage*.kernel": [3, 5]})
     yield "function", load_space("tiny_cnn", allow_code=ROOT / "studies" / "my_space.py")
 

@@ -36,7 +36,7 @@ def write(folder: Path, text: str, name: str = "own.py") -> Path:
 
 
 def test_built_in() -> None:
-    assert builtin_names() == ("mobile",)
+    assert builtin_names() == ("fbnet", "mobile", "nasbench201")
     mobile = load_space("mobile", input_shape=(3, 32, 32), num_classes=4, params={"width": 0.5})
     assert isinstance(mobile, Mobile) and mobile.input_shape == (3, 32, 32) and mobile.num_classes == 4
     assert mobile.random(0).as_dict()["width"] == 0.5

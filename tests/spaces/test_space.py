@@ -230,7 +230,7 @@ def python_blocks() -> list[str]:
 
 
 def test_the_guides_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    function, split, use = python_blocks()
+    function, split, cell, use = python_blocks()
     file = (ROOT / "studies" / "my_space.py").read_text()
     assert function == file[file.index("from torch") :] and len(file.splitlines()) < 30
     scope: dict[str, object] = {"__name__": "guide"}
@@ -240,6 +240,8 @@ def test_the_guides_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     mlp().validate()
     assert len(mlp()) == 3 + 9 + 27
     assert mlp((3, 4, 4), 5).build(mlp().random(0))(torch.zeros(1, 3, 4, 4)).shape == (1, 5)
+    exec(cell, {})
+    assert capsys.readouterr().out.splitlines()[1] == "|none~0|+|none~0|none~1|+|avg_pool_3x3~0|none~1|none~2|"
     exec(use, {})
     assert "stage1.kernel" in capsys.readouterr().out
 
@@ -260,6 +262,8 @@ def test_import_and_deciding_need_no_torch() -> None:
     code = (
         "import sys; from hwnas.spaces import load_space\n"
         "m = load_space('mobile', input_shape=(1, 8, 8), num_classes=10); m.random(0); m.corners(); len(m)\n"
+        "for name in ('nasbench201', 'fbnet'):\n"
+        "    m = load_space(name); m.from_string(m.string_of(m.random(0))); m.size()\n"
         "heavy = {'torch', 'numpy', 'pandas', 'optuna'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
