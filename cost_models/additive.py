@@ -24,6 +24,9 @@ SHRINKAGE = 2e-3
 """Weight of the penalty that keeps unidentified costs moderate. Chosen on 100 splits of measured networks of `mobile`
 at 8 x 8 and 32 x 32; from 1e-3 to 3e-3 the share within 10 % changes by at most a point (docs/cost_models.md)."""
 
+FOLDS = 40
+"""From more samples than these on, several are left out together (CV+ of the same paper): 40 fits, not n."""
+
 LEAST_HALF_WIDTH = 0.02
 """Smallest half-width of an interval, as a share: two measurements of one network differ by that much."""
 
@@ -31,7 +34,7 @@ LEAST_HALF_WIDTH = 0.02
 class AdditiveModel(CostModel):
     """Non-negative least squares on the totals of the executed graph, weighted for relative errors.
 
-    Minimises sum(((X c - y) / y)^2) + SHRINKAGE * sum((c / p - 1)^2) over c >= 0, where p gives every feature the same
+    Minimises sum(((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p gives every feature the same
     share (root mean square over the samples) of the cost. Intervals are jackknife+ (Barber et al., Predictive inference
     with the jackknife+, Annals of Statistics 49, 2021) on the logarithm of the ratio, so that they are never negative.
     """
@@ -39,7 +42,8 @@ class AdditiveModel(CostModel):
     name: ClassVar[str] = "additive"
     min_samples: ClassVar[int] = 4
 
-    def __init__(self) -> None:
+    def __init__(self, shrinkage: float = SHRINKAGE) -> None:
+        self.shrinkage = shrinkage
         self.costs: list[float] = []
         """Cost per unit of each feature, in the unit of the fitted values."""
         self.left_out: list[tuple[list[float], float]] = []
@@ -49,34 +53,71 @@ class AdditiveModel(CostModel):
         import numpy as np
 
         check_samples(len(graphs), values, self.min_samples)
-        x = np.array([totals(graph) for graph in graphs])
+        return self.fit_totals(np.array([totals(graph) for graph in graphs]), values)
+
+    def fit_totals(self, x: Array, values: Sequence[float] | Array) -> Self:
+        """As `fit`, from the totals of the graphs, (n, k) in the order of `FEATURES`.
+
+        Raises:
+            ValueError: see `CostModel.fit`.
+        """
+        import numpy as np
+
         y = np.array(values, dtype=float)
-        self.costs = _solve(x, y)
-        self.left_out = []
-        for place in range(len(y)):
-            rest = np.arange(len(y)) != place
-            costs = _solve(x[rest], y[rest])
-            said = max(float(x[place] @ np.array(costs)), 1e-9 * float(y[place]))
-            self.left_out.append((costs, abs(math.log(float(y[place]) / said))))
+        check_samples(len(x), y.tolist(), self.min_samples)
+        self.costs = _solve(x, y, self.shrinkage)
+        residuals = np.zeros(len(y))
+        fits: list[list[float]] = [[]] * len(y)
+        folds = min(len(y), FOLDS)
+        for fold in range(folds):
+            out = np.arange(len(y)) % folds == fold
+            costs = _solve(x[~out], y[~out], self.shrinkage)
+            said = np.maximum(x[out] @ np.array(costs), 1e-9 * y[out])
+            residuals[out] = np.abs(np.log(y[out] / said))
+            for place in np.flatnonzero(out):
+                fits[place] = costs
+        self.left_out = [(costs, float(residual)) for costs, residual in zip(fits, residuals, strict=True)]
         return self
 
+    @property
+    def left_out_error(self) -> float:
+        """Root mean square of the errors at left-out samples, as |log ratio|, each counted as 1 at most.
+
+        Raises:
+            ValueError: the model is not fitted.
+        """
+        if not self.left_out:
+            raise ValueError("the cost model is not fitted")
+        return math.sqrt(sum(min(residual, 1.0) ** 2 for _, residual in self.left_out) / len(self.left_out))
+
     def predict(self, graph: Graph) -> Prediction:
+        value, low, high = (float(part[0]) for part in self.predict_totals(totals(graph)[None]))
+        return Prediction(value, low, high)
+
+    def predict_totals(self, x: Array) -> tuple[Array, Array, Array]:
+        """As `predict`, for many at once.
+
+        Args:
+            x: totals of graphs, (m, k) in the order of `FEATURES`.
+
+        Returns:
+            Values, lower and upper ends of the 90 % intervals, each (m,).
+
+        Raises:
+            ValueError: the model is not fitted.
+        """
         import numpy as np
 
         if not self.costs:
             raise ValueError("the cost model is not fitted")
-        x = totals(graph)
-        value = max(float(x @ np.array(self.costs)), 1e-12)
-        lows, highs = [], []
-        for costs, residual in self.left_out:
-            said = max(float(x @ np.array(costs)), 1e-12)
-            lows.append(math.log(said) - residual)
-            highs.append(math.log(said) + residual)
-        low, high = _ends(sorted(lows), sorted(highs))
-        return Prediction(
+        value = np.maximum(x @ np.array(self.costs), 1e-12)
+        said = np.log(np.maximum(x @ np.array([costs for costs, _ in self.left_out]).T, 1e-12))
+        residuals = np.array([residual for _, residual in self.left_out])
+        low, high = _ends(np.sort(said - residuals, axis=1), np.sort(said + residuals, axis=1))
+        return (
             value,
-            min(math.exp(low), value * (1 - LEAST_HALF_WIDTH)),
-            max(math.exp(high), value * (1 + LEAST_HALF_WIDTH)),
+            np.minimum(np.exp(low), value * (1 - LEAST_HALF_WIDTH)),
+            np.maximum(np.exp(high), value * (1 + LEAST_HALF_WIDTH)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -98,7 +139,7 @@ class AdditiveModel(CostModel):
         return model
 
 
-def _solve(x: Array, y: Array) -> list[float]:
+def _solve(x: Array, y: Array, shrinkage: float) -> list[float]:
     """Costs per unit of each feature; (n, k), (n,) → (k,)."""
     import numpy as np
     from scipy.optimize import nnls
@@ -109,24 +150,24 @@ def _solve(x: Array, y: Array) -> list[float]:
     rows = rows / scale
     shares = rows.sum(axis=1)
     share = shares.sum() / (shares @ shares)  # so that equal shares fit the samples as well as they can
-    penalty = np.where(usual > 0, math.sqrt(SHRINKAGE), 0.0)
+    penalty = np.where(usual > 0, math.sqrt(shrinkage), 0.0)
     wanted = np.concatenate([np.ones(len(y)), penalty])
     costs, _ = nnls(np.vstack([rows, np.diag(penalty / share)]), wanted, maxiter=1000)
     return [float(cost) for cost in costs / scale]
 
 
-def _ends(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
-    """Ends of the jackknife+ interval from the ascending ends of n leave-one-out intervals.
+def _ends(lows: Array, highs: Array) -> tuple[Array, Array]:
+    """Ends of the jackknife+ intervals, (m,), from the ascending ends of n leave-one-out intervals, (m, n) each.
 
     With n < 9 the 90 % quantiles do not exist; the outermost ends are moved out by a quarter of their distance then.
     """
-    count = len(lows)
+    count = lows.shape[1]
     below = math.floor((1 - LEVEL) * (count + 1) + 1e-9)
     above = math.ceil(LEVEL * (count + 1) - 1e-9)
     if below >= 1 and above <= count:
-        return lows[below - 1], highs[above - 1]
-    margin = 0.25 * (highs[-1] - lows[0])
-    return lows[0] - margin, highs[-1] + margin
+        return lows[:, below - 1], highs[:, above - 1]
+    margin = 0.25 * (highs[:, -1] - lows[:, 0])
+    return lows[:, 0] - margin, highs[:, -1] + margin
 
 
 def _costs(items: Sequence[Any]) -> list[float]:

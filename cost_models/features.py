@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ _LIGHT = frozenset(
 _CHEAP_ACTIVATIONS = frozenset({"", "Clip", "Relu"})
 """Fused activations that cost one instruction per value."""
 
+_POOLS = frozenset({"AveragePool", "MaxPool"})
+
 _BLOCKED = "com.microsoft.nchwc"
 """Domain of onnxruntime's convolutions on channels in blocks; others are unrolled into a matrix product first."""
 
@@ -45,6 +48,14 @@ def _costly_activation(node: Node) -> float:
     return node.bytes_out / 4 if fused not in _CHEAP_ACTIVATIONS else 0.0
 
 
+def _window_values(node: Node) -> float:
+    """Values that the windows of a pooling operator read, each as often as it is read."""
+    kernel = node.attributes.get("kernel")
+    if node.op not in _POOLS or not kernel:
+        return 0.0
+    return float(math.prod(node.outputs[0]) * math.prod(kernel))
+
+
 _OF_NODE: dict[str, Callable[[Node], float]] = {
     "kernels": lambda node: node.op not in _LIGHT,
     "light_kernels": lambda node: node.op in _LIGHT,
@@ -54,6 +65,7 @@ _OF_NODE: dict[str, Callable[[Node], float]] = {
     "bytes_moved": lambda node: node.bytes_in + node.bytes_out,
     "weight_bytes": lambda node: node.weight_bytes,
     "costly_activations": _costly_activation,
+    "window_values": _window_values,
 }
 """Feature → its value for one kernel; totals are sums."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from ..spaces.errors import DataError
@@ -157,7 +158,12 @@ def peak_bytes(spans: Sequence[tuple[int, int, int]], steps: int) -> int:
     >>> peak_bytes([(0, 1, 8), (1, 2, 4), (2, 2, 16)], 3)
     20
     """
-    return max((sum(size for a, b, size in spans if a <= step <= b) for step in range(steps)), default=0)
+    changes = [0] * (steps + 1)
+    for first, last, size in spans:
+        if first < steps and last >= first:
+            changes[first] += size
+            changes[min(last + 1, steps)] -= size
+    return max(accumulate(changes[:steps]), default=0)
 
 
 def peak_activations(nodes: Sequence[Node], edges: Collection[tuple[int, int]]) -> int:

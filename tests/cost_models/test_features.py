@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwnas.cost_models import FEATURES, AdditiveModel, totals
@@ -22,20 +23,33 @@ def test_totals() -> None:
         Node("c", "Conv", NCHWC, SHAPE, SHAPE, "float32", 1, {"activation": "HardSwish"}, 288, 512, 512, 1024),
         Node("d", "Conv", NCHWC, SHAPE, SHAPE, "float32", 8, {"activation": "Relu"}, 288, 512, 512, 1152),
         Node("f", "FusedConv", "com.microsoft", SHAPE, SHAPE, "float32", 1, {}, 0, 512, 512, 10),
+        Node(
+            "p",
+            "AveragePool",
+            "",
+            SHAPE,
+            ((1, 8, 2, 2),),
+            "float32",
+            1,
+            {"kernel": [3, 3]},
+            bytes_in=512,
+            bytes_out=128,
+        ),
         Node("m", "Mul", "", SHAPE, SHAPE, "float32", bytes_in=1024, bytes_out=512),
     )
-    found = dict(zip(FEATURES, totals(Graph(nodes, ((0, 1), (1, 2), (2, 4)))), strict=True))
+    found = dict(zip(FEATURES, totals(Graph(nodes, ((0, 1), (1, 2), (2, 5)))), strict=True))
     assert found == {
         "calls": 1,
         "depth": 4,
-        "kernels": 4,
+        "kernels": 5,
         "light_kernels": 1,
         "unblocked_convolutions": 1,
         "macs": 1034,
         "depthwise_macs": 1152,
-        "bytes_moved": 4 * 1024 + 1536,
+        "bytes_moved": 4 * 1024 + 640 + 1536,
         "weight_bytes": 576,
         "costly_activations": 128,
+        "window_values": 9 * 8 * 4,
     }
 
 
@@ -45,9 +59,14 @@ def test_an_empty_graph() -> None:
 
 def test_interval_ends() -> None:
     lows, highs = [float(-place) for place in range(19, 0, -1)], [float(place) for place in range(1, 20)]
-    assert _ends(lows, highs) == (-18.0, 18.0)
-    assert _ends(lows[:10], highs[:10]) == (-19.0, 10.0)
-    low, high = _ends([-1.0] * 4, [1.0] * 4)
+
+    def ends(lows: list[float], highs: list[float]) -> tuple[float, float]:
+        low, high = _ends(np.array([lows]), np.array([highs]))
+        return float(low[0]), float(high[0])
+
+    assert ends(lows, highs) == (-18.0, 18.0)
+    assert ends(lows[:10], highs[:10]) == (-19.0, 10.0)
+    low, high = ends([-1.0] * 4, [1.0] * 4)
     assert low < -1 and high > 1, "too few samples for the level: wider than all"
 
 

@@ -1,0 +1,211 @@
+"""Graphs written down operator by operator, without a module: the fast way from an architecture to its executed graph.
+
+Eager torch runs every operator by itself. A converter folds batch normalisation into convolutions, drops what no output
+needs, computes equal operators once and fuses a sum and an activation into the convolution before them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..profilers.graph import Graph, Node, Shape, count_macs, peak_activations
+
+__all__ = ["GraphBuilder"]
+
+_BYTES = 4
+"""Of a float32."""
+
+
+@dataclass(slots=True)
+class _Call:
+    op: str
+    inputs: list[int]
+    shape: Shape
+    weights: tuple[Shape, ...] = ()
+    group: int = 1
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class GraphBuilder:
+    """Takes the operators of a network in order; a value is the number of the call that makes it, -1 the input.
+
+    Args:
+        shape: of the network's input, without the batch: channels, height, width.
+        converted: as a converted graph executes it, else as eager torch does.
+
+    >>> builder = GraphBuilder((3, 8, 8), converted=True)
+    >>> x = builder.relu(builder.convolution(-1, 16, 3))
+    >>> [(node.op, node.attributes["activation"], node.macs) for node in builder.graph(x).nodes]
+    [('Conv', 'Relu', 27648)]
+    """
+
+    def __init__(self, shape: tuple[int, int, int], *, converted: bool) -> None:
+        self._calls: list[_Call] = []
+        self._shape: Shape = (1, *shape)
+        self._converted = converted
+
+    def shape(self, value: int) -> Shape:
+        """(1, channels, height, width) of a value."""
+        return self._shape if value < 0 else self._calls[value].shape
+
+    def convolution(
+        self, x: int, channels: int, kernel: int, stride: int = 1, group: int = 1, normalised: bool = True
+    ) -> int:
+        """A convolution that keeps the sides at stride 1; without a bias before batch normalisation."""
+        _, inputs, height, width = self.shape(x)
+        shape = (1, channels, -(-height // stride), -(-width // stride))
+        filters: Shape = (channels, inputs // group, kernel, kernel)
+        weights = (filters, (channels,)) if normalised and self._converted else (filters,)
+        y = self._add("Conv", [x], shape, weights, group, {"kernel": [kernel, kernel], "strides": [stride, stride]})
+        return self.normalisation(y) if normalised and not self._converted else y
+
+    def normalisation(self, x: int) -> int:
+        """Batch normalisation by itself; onnxruntime makes it a depthwise 1x1 convolution where it cannot be folded."""
+        shape = self.shape(x)
+        if self._converted:
+            return self.convolution(x, shape[1], 1, group=shape[1])
+        return self._add("BatchNormalization", [x], shape, ((shape[1],),) * 4)
+
+    def relu(self, x: int) -> int:
+        """A ReLU; on values that have had one already, a converter's equal one."""
+        return self._add("Relu", [x], self.shape(x))
+
+    def average_pool(self, x: int, kernel: int, stride: int = 1) -> int:
+        """An average over windows that keeps the sides at stride 1."""
+        _, channels, height, width = self.shape(x)
+        shape = (1, channels, -(-height // stride), -(-width // stride))
+        return self._add("AveragePool", [x], shape, (), 1, {"kernel": [kernel, kernel], "strides": [stride, stride]})
+
+    def zero(self, x: int) -> int:
+        """A multiplication by zero, as an operator."""
+        return self._add("Mul", [x], self.shape(x))
+
+    def total(self, terms: Iterable[int]) -> int:
+        """The sum of values, two by two from the first on.
+
+        Raises:
+            ValueError: there are none.
+        """
+        values = list(terms)
+        if not values:
+            raise ValueError("a sum needs a term")
+        y = values[0]
+        for term in values[1:]:
+            y = self._add("Add", [y, term], self.shape(y))
+        return y
+
+    def shuffle(self, x: int, groups: int) -> int:
+        """Channels of groups in turn: reshaped, transposed, reshaped."""
+        _, channels, height, width = self.shape(x)
+        parts = (1, groups, channels // groups, height, width)
+        y = self._add("Reshape", [x], parts)
+        y = self._add("Transpose", [y], (1, parts[2], groups, height, width))
+        return self._add("Reshape", [y], (1, channels, height, width))
+
+    def classifier(self, x: int, classes: int) -> int:
+        """The mean of each channel, and a linear layer."""
+        channels = self.shape(x)[1]
+        y = self._add("GlobalAveragePool", [x], (1, channels, 1, 1))
+        y = self._add("Flatten", [y], (1, channels))
+        return self._add("Gemm", [y], (1, classes), ((classes, channels), (classes,)))
+
+    def graph(self, output: int) -> Graph:
+        """Returns the graph that ends in a value."""
+        calls = dict(enumerate(self._calls))
+        if self._converted:
+            calls = _fused(_needed(_once(calls), output))
+        places = {value: place for place, value in enumerate(calls)}
+        nodes = tuple(self._node(value, call, calls) for value, call in calls.items())
+        edges = tuple(
+            sorted({(places[x], places[value]) for value, call in calls.items() for x in call.inputs if x >= 0})
+        )
+        kind = "converted" if self._converted else "eager"
+        return Graph(nodes, edges, f"{kind}, written down", peak_activations(nodes, edges))
+
+    def _add(
+        self,
+        op: str,
+        inputs: list[int],
+        shape: Shape,
+        weights: tuple[Shape, ...] = (),
+        group: int = 1,
+        attributes: dict[str, Any] | None = None,
+    ) -> int:
+        self._calls.append(_Call(op, inputs, shape, weights, group, attributes or {}))
+        return len(self._calls) - 1
+
+    def _node(self, value: int, call: _Call, calls: dict[int, _Call]) -> Node:
+        inputs = tuple(calls[x].shape if x >= 0 else self._shape for x in call.inputs)
+        return Node(
+            name=f"{call.op}_{value}",
+            op=call.op,
+            domain="",
+            inputs=inputs,
+            outputs=(call.shape,),
+            dtype="float32",
+            group=call.group,
+            attributes=call.attributes,
+            weight_bytes=_BYTES * sum(math.prod(shape) for shape in call.weights),
+            bytes_in=_BYTES * sum(math.prod(shape) for shape in inputs),
+            bytes_out=_BYTES * math.prod(call.shape),
+            macs=count_macs(call.op, inputs[:1], call.weights, (call.shape,)),
+            weights=call.weights,
+        )
+
+
+def _once(calls: dict[int, _Call]) -> dict[int, _Call]:
+    """Operators without weights on the same values are one."""
+    same: dict[tuple[Any, ...], int] = {}
+    stands_for: dict[int, int] = {}
+    kept = {}
+    for value, call in calls.items():
+        inputs = [stands_for.get(x, x) for x in call.inputs]
+        key = (call.op, *inputs, str(call.attributes), call.shape)
+        if not call.weights and same.setdefault(key, value) != value:
+            stands_for[value] = same[key]
+        else:
+            kept[value] = _Call(call.op, inputs, call.shape, call.weights, call.group, dict(call.attributes))
+    return kept
+
+
+def _needed(calls: dict[int, _Call], output: int) -> dict[int, _Call]:
+    """The operators that the output depends on; the output's own call stays what it is."""
+    needed = {output}
+    for value in reversed(calls):
+        if value in needed:
+            needed.update(calls[value].inputs)
+    return {value: call for value, call in calls.items() if value in needed}
+
+
+def _fused(calls: dict[int, _Call]) -> dict[int, _Call]:
+    """A convolution read only by a sum adds by itself; one read only by a ReLU clips by itself."""
+    readers = Counter(x for call in calls.values() for x in call.inputs)
+    made_by: dict[int, int] = {}
+    """Value → the convolution that makes it by now."""
+    for value, call in list(calls.items()):
+        call.inputs = [made_by.get(x, x) for x in call.inputs]
+        if call.op not in ("Add", "Relu"):
+            continue
+        into = next((x for x in reversed(call.inputs) if x >= 0 and _takes(calls[x], call.op, readers[x])), None)
+        if into is None:
+            continue
+        target = calls.pop(into)
+        if call.op == "Add":
+            rest = list(call.inputs)
+            rest.remove(into)
+            target.inputs += rest
+        target.attributes["activation"] = "Relu" if call.op == "Relu" else ""
+        calls[value] = target  # it runs where the last of its inputs is there
+        made_by[value] = value
+    return calls
+
+
+def _takes(call: _Call, op: str, readers: int) -> bool:
+    """True when a convolution can take in the operator after it."""
+    if call.op != "Conv" or readers != 1 or call.attributes.get("activation"):
+        return False
+    return op == "Relu" or len(call.inputs) == 1
