@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..profilers import get_runtime, runtime_names
-from ..profilers.meters.meter import AUTO, NONE
+from ..profilers.meters.meter import NONE
 from ..spaces.errors import (
     DataError,
     DiskError,
@@ -25,9 +19,9 @@ from ..spaces.errors import (
     InfeasibleError,
     InterruptedStudyError,
     SpaceError,
-    UsageError,
 )
-from .files import bugs_logged, disk_errors, read_json, write_json, write_text
+from .begun import check_environment, check_same_study, logged, write_environment
+from .files import bugs_logged, disk_errors, write_text
 from .interrupts import asked
 from .metrics import Limit
 from .quantities import counted
@@ -49,8 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Result", "Study"]
 
-MAY_CHANGE = {"search": ("trials", "time_limit", "stop"), "run": None, "verify": None, "export": None}
-"""Keys of a study file that may be another when a run is resumed; None stands for the whole section."""
 LOG = "run.log"
 """File in the run folder for what children print, and for the traceback of a bug."""
 SHIPPING = "local onnxruntime"
@@ -184,7 +176,8 @@ class Study:
             stack.callback(events.close)
             store = self._open_store(events)
             stack.callback(store.close)
-            self._check_same(bool(store.trials))
+            if store.trials:
+                check_same_study(self.folder, self.spec)
             events.write("started", pid=os.getpid(), trials=len(store.trials))
             bench, space, known = stack.enter_context(self._bench(space))
             from .driver import Driver
@@ -313,13 +306,13 @@ class Study:
                 tables = read_tables(self.spec, space)
                 tables.demand_one()
             now = {name: device.fingerprint() for name, device in devices.items()}
-            self._check_environment(data, now, tables.digests())
+            check_environment(self.folder, self.allow_code, data, now, tables.digests())
             if tables:
                 bench = replace(bench, tables=tables)
             if self.spec.builds:
                 bench.worker(0).call({"do": "warm"}, deadline_s=START_S)
             known = {"data": data, "input": list(space.input_shape), "num_classes": space.num_classes}
-            self._write_environment(bench, known)
+            write_environment(bench, known)
             yield bench, space, known
         finally:
             bench.close()
@@ -395,7 +388,7 @@ class Study:
         from .storage import StudyStore
 
         path, log = self.folder / "study.db", self.folder / "events.jsonl"
-        asked, told = _logged(log)
+        asked, told = logged(self.folder)
         if asked and (not path.exists() or path.stat().st_size == 0):
             raise DataError(f"{path} is missing or empty, but {log} has trials: restore it")
         objectives = self.spec.objectives
@@ -411,85 +404,6 @@ class Study:
         stat = os.statvfs(parent)
         if (free := stat.f_bavail * stat.f_frsize) < RESERVE_BYTES:
             raise DiskError(f"{parent}: {free / 1e6:.1f} MB free, {RESERVE_BYTES / 1e6:.0f} MB needed: free some space")
-
-    def _check_same(self, begun: bool) -> None:
-        """Refuses to go on with another study in a folder that has trials."""
-        path = self.folder / "study.yaml"
-        if not begun or not path.exists():
-            return
-        before, now = load_study_file(path).model_dump(mode="json"), self.spec.model_dump(mode="json")
-        for section, keys in MAY_CHANGE.items():
-            for key in keys or list(now[section]):
-                before[section].pop(key, None)
-                now[section].pop(key, None)
-        changed = next((section for section in now if now[section] != before.get(section)), None)
-        if changed is not None:
-            key = _first_change(changed, before.get(changed), now[changed])
-            raise UsageError(
-                f"{self.folder} was begun with another '{key}': change it back, or give the study another name (name=…)"
-            )
-
-    def _check_environment(
-        self,
-        data: Mapping[str, Any] | None,
-        now: Mapping[str, Mapping[str, object]],
-        tables: Mapping[str, Mapping[str, object]],
-    ) -> None:
-        """Refuses to go on with other data or tables, or on another machine."""
-        path = self.folder / "environment.json"
-        if path.exists() and _logged(self.folder / "events.jsonl")[0]:
-            try:
-                before = read_json(path)
-                digest, devices = (before["data"] or {"digest": None})["digest"], dict(before["devices"])
-                digests = {place: told["digest"] for place, told in before.get("tables", {}).items()}
-                changed = [name for name, found in now.items() if not _alike(devices[name], found)]
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise DataError(f"{path} is corrupt: it lacks the data's digest or a device; restore it") from error
-            if changed:
-                raise UsageError(
-                    f"device '{changed[0]}' of {self.folder} is not the one it was begun on (another processor, "
-                    "meter or runtime version): its measurements would not compare; give the study another name"
-                )
-            if before.get("code") != _digest_of(self.allow_code):
-                raise UsageError(
-                    f"the file of --allow-code is not the one that {self.folder} was begun with: its architectures may "
-                    "be other networks now; restore it, or give the study another name"
-                )
-            other = [place for place, told in tables.items() if digests.get(place) != told["digest"]]
-            if other:
-                raise DataError(
-                    f"the table {tables[other[0]]['file']} of {self.folder} ({other[0]}) has changed since it began: "
-                    "restore it, or give the study another name"
-                )
-            if digest != (data or {"digest": None})["digest"]:
-                raise DataError(
-                    f"the data of {self.folder} has changed since it began: restore it, or give the study another name"
-                )
-
-    def _write_environment(self, bench: Bench, known: Mapping[str, Any]) -> None:
-        used = {device.runtime for device in self.spec.devices.values() if not device.is_replay}
-        tables = bench.tables.digests() if bench.tables else {}
-        replayed = {name: {"runtime": device.runtime} for name, device in self.spec.devices.items() if device.is_replay}
-        packages = ("hwnas", "torch", "optuna", "onnx", "onnxruntime", "fvcore", "numpy", "pandas", "plotly")
-        write_json(
-            self.folder / "environment.json",
-            {
-                "versions": {
-                    "python": platform.python_version(),
-                    **{name: metadata.version(name) for name in packages},
-                    **{name: get_runtime(name).available().version for name in sorted(used - set(packages))},
-                },
-                "devices": {**{name: each.fingerprint() for name, each in bench.devices.items()}, **replayed},
-                **({"tables": tables} if tables else {}),
-                "data": known["data"],
-                "input": known["input"],
-                "num_classes": known["num_classes"],
-                "seed": self.spec.search.seed,
-                "code": _digest_of(self.allow_code),
-                "allow_code": self.allow_code and self.allow_code.name,
-                "git": _git(),
-            },
-        )
 
     def _write_trials(self, driver: Driver) -> None:
         from .frames import rows_of, samples_of, table_of, write_parquet
@@ -539,15 +453,6 @@ def _based(device: DeviceSpec, base: Path) -> DeviceSpec:
     return device.model_copy(update={"meter": {**device.meter, **paths}}) if paths else device
 
 
-def _first_change(key: str, before: Any, now: Any) -> str:
-    """Returns the dotted key of the first difference."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for name in dict.fromkeys([*now, *before]):
-            if before.get(name) != now.get(name):
-                return _first_change(f"{key}.{name}", before.get(name), now.get(name))
-    return key
-
-
 def _described(data: Mapping[str, Any] | None, tables: Tables | None, random: Sequence[str]) -> str:
     """Says in a line what the networks learn from, and how many of some random architectures the tables have."""
     parts = ["none"]
@@ -574,49 +479,3 @@ def _check_fit(space: Space, data: Mapping[str, Any]) -> None:
         raise SpaceError(
             f"space '{space.name}' has {space.num_classes} classes, the data has {classes}", key=("num_classes",)
         )
-
-
-def _alike(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
-    """True when measurements of both fingerprints compare."""
-    npu = ("vela", "accelerator", "system_config", "memory_mode")
-    machine = ("cpu", "cpu_flags", "gpu", "compiler", "machine", "board", "phone", "soc", "serial", "protocol")
-    keys = (*machine, *runtime_names(), *npu)
-    meters = {before.get("meter", NONE), now.get("meter", NONE)}
-    if len(meters) > 1 and AUTO not in meters:  # auto: there was none
-        return False
-    return all(before.get(key) == now.get(key) for key in keys)
-
-
-def _logged(events: Path) -> tuple[int, set[int]]:
-    """Returns how many trials drivers have asked for here, and the numbers of those that they told the end of.
-
-    Both are logged after they were stored, so the database has at least as much. Broken lines are left out.
-    """
-    asked, told = 0, set()
-    if events.exists():
-        with events.open("rb") as lines:
-            for line in lines:
-                with suppress(ValueError, KeyError, TypeError):
-                    event = json.loads(line)
-                    if event["event"] == "asked":
-                        asked = max(asked, int(event["number"]) + 1)
-                    elif event["event"] == "told":
-                        told.add(int(event["number"]))
-    return asked, told
-
-
-def _digest_of(code: Path | None) -> str | None:
-    """Returns the digest of a file that the user allowed to run."""
-    return None if code is None else hashlib.sha256(code.read_bytes()).hexdigest()
-
-
-def _git() -> str | None:
-    """Returns the commit of the folder the study is run in, with `+` when it has changes; None outside a checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-            capture_output=True, text=True, timeout=5, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
