@@ -138,10 +138,9 @@ def _fbnet(folder: Path, seed: int) -> Table:
 
 
 def _frame(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except OSError as error:
-        raise SystemExit(f"{path}: {error.strerror or error}") from None
+    if not path.is_file():
+        raise SystemExit(f"{path}: no such file; --data names the folder of the tables")
+    return pd.read_parquet(path)
 
 
 def _table(
