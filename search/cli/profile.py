@@ -113,9 +113,9 @@ def command(
     code = DeviceError.exit_code if lost and options["use"] != "auto" else 0
     for reason in dict.fromkeys(lost) if code else ():
         say(f"energy is missing: {reason}")
-    for device, error in failed:
-        say(f"{device.title}: {error}")
-        code = error.exit_code
+    for device, failure in failed:
+        say(f"{device.title}: {failure}")
+        code = failure.exit_code
     if not as_json:
         next_command("hwnas", "doctor", "--noise")
     return code
