@@ -45,7 +45,6 @@ class TorchCompile(TorchEager):
     name: ClassVar[str] = "torch-compile"
     deadline_s: ClassVar[float] = 300.0
     tells_resident: ClassVar[bool] = False
-    session: ClassVar[Callable[[Path, int, str], CompiledSession]]
 
     @staticmethod
     def available() -> Availability:
@@ -64,7 +63,11 @@ class TorchCompile(TorchEager):
     def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> CompiledSession:
         path, precision = self.opened(artifact, precision)
         self.check_processor(precision)
-        return self.session(path, threads, precision)
+        return self.compiled(path, threads, precision)
+
+    def compiled(self, path: Path, threads: int, precision: str) -> CompiledSession:
+        """Opens a file."""
+        return _Compile(path, threads, precision)
 
     def executed_graph(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> Graph:
         """What Inductor launches after it has fused: operators of oneDNN and ATen, and loops that it wrote itself."""
@@ -80,6 +83,9 @@ class AotInductor(TorchCompile):
     """As `torch`, compiled by AOTInductor: a shared library of its own, called without Python in between."""
 
     name: ClassVar[str] = "torch-aoti"
+
+    def compiled(self, path: Path, threads: int, precision: str) -> CompiledSession:
+        return _Ahead(path, threads, precision)
 
 
 class CompiledSession(TorchSession):
@@ -191,9 +197,6 @@ class _Ahead(CompiledSession):
         finally:
             aside.unlink(missing_ok=True)
         return graph
-
-
-TorchCompile.session, AotInductor.session = _Compile, _Ahead
 
 
 def _kept_graph(package: Path) -> Graph | None:
