@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from hwnas.search.begun import _alike
 from hwnas.search.energy import meters_of
 from hwnas.search.metrics import Reading
 from hwnas.search.run_data import RunData
-from hwnas.search.study import Study, _alike
+from hwnas.search.study import Study
 from hwnas.search.study_file import dump_study, load_study_file, load_study_text
 from hwnas.spaces.errors import DeviceError, StudyFileError
 
