@@ -98,8 +98,8 @@ def _module(graph: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> to
         root.register_buffer(name, tensor)
         values[name] = made.get_attr(name)
     for call in graph["calls"]:
+        target = _operator(call["op"], {str(key): None for key, _ in _pairs(call["kwargs"])})
         args, kwargs = _revived(call["args"], values), _revived(call["kwargs"], values, mapping=True)
-        target = _operator(call["op"], kwargs)
         if target is torch.ops.aten.scaled_dot_product_attention.default:
             named = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
             made.call_function(_check_attention, (named["key"], named["value"]))
