@@ -25,6 +25,9 @@ __all__ = [
     "load_study_text",
 ]
 
+MOST_NAMED = 12
+"""Choices that a message lists."""
+
 COMMAND_LINE = "command line"
 
 
@@ -328,4 +331,5 @@ def _wrong_choice(path: Sequence[str | int], value: Any) -> str:
     known = choices(section, names[-1]) if section and names and names[-1] in section.model_fields else ()
     if isinstance(value, str):
         return f"unknown: {shown(value).removeprefix('the text ')}{did_you_mean(value[:64], known)}"
-    return f"expected one of {', '.join(known)}; not {shown(value)}"
+    more = f", … ({len(known)} in all)" if len(known) > MOST_NAMED else ""
+    return f"expected one of {', '.join(known[:MOST_NAMED])}{more}; not {shown(value)}"

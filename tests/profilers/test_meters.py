@@ -282,7 +282,7 @@ def test_a_gap_in_the_samples_is_told(times: list[float], says: str) -> None:
 def test_the_board_of_a_jetson(tmp_path: Path) -> None:
     meter = open_meter({"use": "ina", "path": str(make_ina(tmp_path / "orin"))})
     begin = meter.mark()
-    time.sleep(0.2)
+    time.sleep(0.6)
     end = meter.mark()
     assert meter.between_mj(begin, end) == pytest.approx(2.0 * (end - begin) * 1e3)
     assert meter.covers == "the whole board"
@@ -336,7 +336,7 @@ class Logger:
         self.thread.join()
 
 
-def window(meter: Meter, seconds: float = 0.2) -> tuple[float, float]:
+def window(meter: Meter, seconds: float = 0.6) -> tuple[float, float]:
     """Returns the energy of a window in mJ, and its length in s."""
     begin, start = meter.mark(), time.monotonic()
     time.sleep(seconds)

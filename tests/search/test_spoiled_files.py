@@ -51,5 +51,5 @@ def test_spoiled_file(spoiled: Any, tmp_path: Path) -> None:
     key = f"{spoiled.key}: " if spoiled.key else ""
     assert line.startswith(f"{path}:{spoiled.line}:{spoiled.column}: {key}")
     assert spoiled.says in line
-    assert len(line) < len(str(path)) + 320
+    assert len(line) < len(str(path)) + 300
     assert seconds < 1
