@@ -184,10 +184,7 @@ def _needed(calls: dict[int, _Call], output: int) -> dict[int, _Call]:
 def _fused(calls: dict[int, _Call]) -> dict[int, _Call]:
     """A convolution read only by a sum adds by itself; one read only by a ReLU clips by itself."""
     readers = Counter(x for call in calls.values() for x in call.inputs)
-    made_by: dict[int, int] = {}
-    """Value → the convolution that makes it by now."""
     for value, call in list(calls.items()):
-        call.inputs = [made_by.get(x, x) for x in call.inputs]
         if call.op not in ("Add", "Relu"):
             continue
         into = next((x for x in reversed(call.inputs) if x >= 0 and _takes(calls[x], call.op, readers[x])), None)
@@ -200,7 +197,6 @@ def _fused(calls: dict[int, _Call]) -> dict[int, _Call]:
             target.inputs += rest
         target.attributes["activation"] = "Relu" if call.op == "Relu" else ""
         calls[value] = target  # it runs where the last of its inputs is there
-        made_by[value] = value
     return calls
 
 

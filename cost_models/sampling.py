@@ -100,7 +100,8 @@ def designed(features: Array | Sequence[Array], count: int, seed: int = 0, at_ra
     """
     if not 0 <= at_random <= 1:
         raise ValueError(f"the share at random must be from 0 to 1, not {at_random}")
-    rows = len(features[0] if isinstance(features, Sequence) else features)
+    first = features[0] if isinstance(features, Sequence) and features else features
+    rows = len(first)
     if not 1 <= count <= rows:
         raise ValueError(f"cannot choose {count} of {rows}")
     drawn = round(count * at_random)

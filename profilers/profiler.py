@@ -336,7 +336,7 @@ def open_profiler(
     threads: int = 1,
     precision: str = "fp32",
     *,
-    deadline_s: float = 60.0,
+    deadline_s: float | None = None,
     host: str = "local",
     log: Path | None = None,
     meter: Mapping[str, Any] | None = None,
@@ -348,7 +348,7 @@ def open_profiler(
         runtime: name of the runtime.
         threads: threads of one inference.
         precision: of the runtime.
-        deadline_s: longest time of one request.
+        deadline_s: longest time of one request; the runtime's own when left out.
         host: `local`, `ssh:[USER@]HOST[:PORT]`, or `adb:SERIAL[@[USER@]HOST[:PORT]]`.
         log: file for what a child of this machine prints.
         meter: what tells the energy; of other hosts only a stated power is known.
@@ -359,6 +359,8 @@ def open_profiler(
     """
     from .runtimes.runtime import estimated_names
 
+    if deadline_s is None:
+        deadline_s = get_runtime(runtime).deadline_s
     kind, _, where = host.partition(":")
     if kind == "ssh":
         from .hosts.ssh import SshProfiler

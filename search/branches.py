@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -60,7 +61,7 @@ def _place() -> str:
     """Returns the innermost `file:line` that is neither here nor in torch, from the current folder on if below it."""
     import torch
 
-    ours = (__file__, str(Path(torch.__file__).parent))
+    ours = (__file__, f"{Path(torch.__file__).parent}{os.sep}")
     frames = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(ours)]
     path = Path(frames[-1].filename)
     with suppress(ValueError):

@@ -293,8 +293,8 @@ def time_plan(
 
     finalists, seeds = min(spec.verify.finalists, trials), spec.quality.seeds
     finishing = seeds * (spec.quality.rungs[-1].epochs or 0) * epoch_seconds + other
-    first_name, first = next(iter(spec.devices.items()))
-    if first.precision != "fp32":  # each seed's file is scored in that precision
+    first_name, first = next(((n, each) for n, each in spec.devices.items() if not each.is_replay), ("", None))
+    if first is not None and first.precision != "fp32":  # each seed's file is scored in that precision
         finishing += seeds * (making + validation * _usual_ms(corners, first_name) / 1e3)
     again = sum(_finalist_s(device) for device in devices.values() if device.measurement_s)
     verify = finalists * (finishing / workers + again)

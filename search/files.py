@@ -14,7 +14,10 @@ from typing import IO, Any
 
 from ..spaces.errors import DataError, DiskError, HwnasError
 
-__all__ = ["bugs_logged", "disk_errors", "read_json", "write_aside", "write_json", "write_text"]
+__all__ = ["LOGGED", "bugs_logged", "disk_errors", "read_json", "write_aside", "write_json", "write_text"]
+
+LOGGED = "the traceback is in "
+"""How the note on a logged error begins."""
 
 _DISK = {
     errno.ENOSPC,
@@ -51,13 +54,13 @@ def bugs_logged(log: Path) -> Iterator[None]:
     except (HwnasError, BrokenPipeError):
         raise
     except Exception as error:
-        if not getattr(error, "__notes__", ()):
+        if not any(note.startswith(LOGGED) for note in getattr(error, "__notes__", ())):
             with suppress(OSError), log.open("a", encoding="utf-8") as file:
                 when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
                 file.write(
                     f"{when} process {os.getpid()}: a bug in hwnas\n{''.join(traceback.format_exception(error))}"
                 )
-                error.add_note(f"the traceback is in {log}")
+                error.add_note(f"{LOGGED}{log}")
         raise
 
 

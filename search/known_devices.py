@@ -52,8 +52,10 @@ class KnownDevice:
         same = (precision, threads) == (self.precision, self.threads)  # else the golden network takes another time
         return {"python": self.python, **phone, **({"golden_ms": self.golden_ms} if same and self.golden_ms else {})}
 
-    def open(self, precision: str | None = None, meter: Mapping[str, Any] | None = None) -> Profiler:
-        """Returns its profiler.
+    def open(
+        self, precision: str | None = None, meter: Mapping[str, Any] | None = None, deadline_s: float | None = None
+    ) -> Profiler:
+        """Returns its profiler; a request may take `deadline_s`, or what is usual for the runtime.
 
         Raises:
             DeviceError: host, runtime or paths are not of a form that is accepted.
@@ -61,7 +63,7 @@ class KnownDevice:
         from ..profilers import open_profiler
 
         precision = precision or self.precision
-        how = {"host": self.host, "meter": meter, **self.how(precision, self.threads)}
+        how = {"host": self.host, "meter": meter, "deadline_s": deadline_s, **self.how(precision, self.threads)}
         return open_profiler(self.runtime, self.threads, precision, **how)
 
     def found(self, golden_ms: float | None, fingerprint: Mapping[str, Any]) -> KnownDevice:

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
 from ..spaces import Architecture, ReplayChooser, Space
-from ..spaces.errors import CandidateError, DataError, HwnasError, UsageError, did_you_mean
+from ..spaces.errors import CandidateError, DataError, HwnasError, UsageError, did_you_mean, quoted
 from .energy import needed
 from .metrics import Metric, Reading, Source
 
@@ -67,7 +67,7 @@ class Column:
     def reading(self, row: int, *, own_unit: bool = False) -> Reading:
         """Returns the reading of a row; missing where the value is, or was no more than predicted."""
         value = float(self.values[row])
-        source = "measured" if self.sources is None else self.sources[row]
+        source = (self.sources[row] if self.sources is not None else None) or "measured"
         if not math.isfinite(value) or source == "missing":
             return Reading.missing("has no value")
         if source not in ("measured", "computed", "estimated"):
@@ -132,6 +132,11 @@ class Table:
         ends = (f"{name}.low", f"{name}.high")
         low, high = (self._numbers(end) if end in self.names else None for end in ends)
         sources, noisy = (self._plain(f"{name}{part}") for part in (".source", ".noisy"))
+        for row, source in enumerate(sources or ()):
+            if source is not None and source not in get_args(Source):
+                raise DataError(f"{self.path}: row {row + 1}: '{name}.source' is {quoted(str(source))}, no source")
+        if not all(flag is None or isinstance(flag, bool) for flag in noisy or ()):
+            raise DataError(f"{self.path}: column '{name}.noisy' holds more than true and false")
         return Column(self._numbers(name), low, high, sources, noisy)
 
     def ended(self) -> NDArray[np.bool_] | None:
@@ -152,7 +157,12 @@ class Table:
 
     def _plain(self, name: str) -> list[Any] | None:
         """Returns a column as Python values, or None where there is no such column."""
-        return self._read(name).to_pylist() if name in self.names else None
+        return self._values(self._read(name)) if name in self.names else None
+
+    def _values(self, read: pa.Array) -> list[Any]:
+        with self._readable():  # here texts are decoded
+            values: list[Any] = read.to_pylist()
+        return values
 
     def _read(self, name: str) -> pa.Array:
         with self._readable():
@@ -166,7 +176,7 @@ class Table:
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise DataError(f"{self.path}: column '{ARCH}' holds {kind}: expected texts")
         whole, rows, first = space.narrow({}), dict[str, int](), dict[str, int]()
-        for row, text in enumerate(texts.to_pylist()):
+        for row, text in enumerate(self._values(texts)):
             if text is None:
                 raise DataError(f"{self.path}: row {row + 1} has no '{ARCH}'")
             if text in first:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..profilers import Child, Runtime, get_runtime
+from ..profilers import Child, OnnxBased, Runtime, get_runtime
 from ..profilers.serve import serve
 from ..spaces.errors import CandidateError, UsageError, did_you_mean
 from .branches import looks_at_values
@@ -87,14 +87,15 @@ def convert(request: dict[str, Any]) -> dict[str, Any]:
     samples = torch.randn(_CALIBRATION, *request["input"])
     looks_at = looks_at_values(model, example)
     torch.manual_seed(0)
+    runtime = get_runtime(request["runtime"])
     try:
-        get_runtime(request["runtime"]).convert(model, example, Path(request["path"]), request["precision"], samples)
+        runtime.convert(model, example, Path(request["path"]), request["precision"], samples)
     except CandidateError as error:
-        if looks_at and error.code == "export":
+        if looks_at and error.code == "export" and not isinstance(runtime, OnnxBased):
             raise CandidateError(
                 "export",
-                f"it decides by values of its input ({looks_at}), which no file for {request['runtime']} can hold: "
-                "write it with torch.where",
+                f"it decides by values of its input ({looks_at}), which no file for {runtime.name} can hold: write it "
+                f"with torch.where ({error.detail})",
             ) from error
         raise
     return {"looks_at": looks_at}

@@ -130,7 +130,7 @@ class CandidateError(HwnasError, RuntimeError):
 
     Args:
         code: the reason, from a closed list: `timeout`, `oom`, `non_finite`, `bad_result`, `crash:SIGSEGV` (any signal,
-            exit status or exception), `build`, `export`, `parity`.
+            exit status or exception), `build`, `export`, `parity`, `data` (a table does not have it).
         detail: one line for the user.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,23 @@ def test_the_space_builds(tmp_path: Path) -> None:
 
 def test_no_placeholder_is_left() -> None:
     assert not re.findall(r"\b[A-Z]{4,}_[A-Z]+\b", README)
+
+
+GROUPS = {"hwnas.meters", "hwnas.spaces"}
+"""Entry points that plug-ins use, which are no modules or not only."""
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_modules_that_a_page_names_are_there(page: Path) -> None:
+    for name in set(re.findall(r"\bhwnas(?:\.[a-z]\w*)+", page.read_text("utf-8"))) - GROUPS:
+        place, rest = ROOT, name.split(".")
+        module: list[str] = []
+        while rest and ((place / rest[0]).is_dir() or (place / f"{rest[0]}.py").is_file()):
+            place /= rest[0]
+            module.append(rest.pop(0))
+        found: object = import_module(".".join(module))
+        for part in rest:
+            found = getattr(found, part)
 
 
 def test_links_and_pictures_are_there() -> None:

@@ -203,8 +203,10 @@ def _kept_graph(package: Path) -> Graph | None:
     """The graph of a package that was made before; None where there is none."""
     with contextlib.suppress(OSError, ValueError, DataError):
         if package.is_file():
-            graph = Graph.from_json(json.loads(package.with_suffix(".json").read_text(encoding="utf-8")))
+            told = package.with_suffix(".json")
+            graph = Graph.from_json(json.loads(told.read_text(encoding="utf-8")))
             os.utime(package)
+            os.utime(told)
             return graph
     return None
 

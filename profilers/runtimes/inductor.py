@@ -49,7 +49,7 @@ def compiling(recorder: Recorder) -> Iterator[None]:
     import torch._functorch.config as functorch_config
     import torch._inductor.config as config
 
-    _trim(cache_folder())
+    _trim(_home())
     headers = shutil.which("openssl") is not None  # which torch 2.13 calls for it
     settings = {
         "freezing": True,
@@ -91,15 +91,20 @@ def cache_folder() -> Path:
     here = fingerprint("torch")
     what = [platform.machine(), here["cpu"], here["cpu_flags"], here["python"], metadata.version("torch"), compiler()]
     name = hashlib.sha256("\n".join(map(str, what)).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    folder = cache / "hwnas" / "compiled" / name
+    folder = _home() / name
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         if all(_is_own(item) for item in (folder, folder.parent)) and os.access(folder, os.W_OK):
             return folder
     except OSError:
         pass
     return Path(_temporary().name)
+
+
+def _home() -> Path:
+    """Where the folders of all processors, versions of torch and compilers are."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "hwnas" / "compiled"
 
 
 @functools.cache

@@ -76,10 +76,14 @@ def _print(found: Check) -> None:
         print_table(["limit", "min", "middle", "max", "inside", "verdict"], [_limit_row(c) for c in found.limits])
     click.echo("")
     plan = found.plan
-    print_table(
-        ["device", "conversion", "measurement"],
-        [[name, f"{each.conversion_s:.1f} s", f"{each.measurement_s:.1f} s"] for name, each in plan.devices.items()],
-    )
+    if plan.devices:
+        print_table(
+            ["device", "conversion", "measurement"],
+            [
+                [name, f"{each.conversion_s:.1f} s", f"{each.measurement_s:.1f} s"]
+                for name, each in plan.devices.items()
+            ],
+        )
     click.echo(
         f"time: about {plan.total_s / 60:.1f} min (search {plan.search_s / 60:.1f}, verification "
         f"{plan.verify_s / 60:.1f}); a trial takes {plan.trial_s:.1f} s"

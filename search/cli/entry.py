@@ -110,7 +110,10 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in _DISK:
             return _said(f"{error.filename or 'disk'}: {(error.strerror or '').lower()}", DiskError.exit_code)
         text = " ".join(str(error).split())[:300]
-        where = next(iter(getattr(error, "__notes__", ())), "--debug shows where")
+        from ..files import LOGGED
+
+        notes = getattr(error, "__notes__", ())
+        where = next((note for note in notes if note.startswith(LOGGED)), "--debug shows where")
         return _said(f"a bug in hwnas: {type(error).__name__}: {text} ({where})", 1)
     return result if isinstance(result, int) else 0
 

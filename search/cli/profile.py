@@ -31,6 +31,9 @@ CONVERTER = "hwnas.profilers.runtimes.converter"
 CONVERSION_S = 600.0
 """Longest time of a conversion, when none is stated."""
 
+ESTIMATE_S = 60.0
+"""Longest time of an estimate, where --timeout does not say."""
+
 
 @click.command("profile")
 @click.argument("model")
@@ -97,16 +100,16 @@ def command(
         converter = stack.enter_context(_Converter(folder, timeout or CONVERSION_S))
         how: dict[str, Any] = {"threads": threads, "meter": options, "layers": layers, "deadline_s": timeout}
         found: list[Profiled | Estimated] = []
-        failed: list[tuple[_Device, DataError]] = []
+        failed: list[tuple[_Device, DataError | DeviceError]] = []
         with status() as told:
             for place, device in enumerate(named, 1):
                 interrupts.check()
                 where = f"{device.title} ({place} of {len(named)})" if len(named) > 1 else device.title
                 try:
                     found.append(_profile(source, device, converter, _saying(told, where), **how))
-                except DataError as error:
+                except (DataError, DeviceError) as error:
                     failed.append((device, error))
-    if not found:
+    if not found and len(failed) == 1 and not as_json:
         raise failed[0][1]
     if isinstance(source, TorchModule) and source.looks_at:
         say(
@@ -119,7 +122,7 @@ def command(
         errors = [{"device": device.title, "error": str(fault)} for device, fault in failed]
         profiles = [profile.to_json(layers=layers) for profile in found]
         print_json({"model": str(model), "profiles": profiles, **({"failed": errors} if errors else {})})
-    else:
+    elif found:
         print_profiles(found, layers=layers)
     code = DeviceError.exit_code if lost and options["use"] != "auto" else 0
     for reason in dict.fromkeys(lost) if code else ():
@@ -246,7 +249,7 @@ class _Device:
         from ...profilers import LocalProfiler
 
         if self.known is not None:
-            return self.known.open(precision, None if meter["use"] == "auto" else meter)
+            return self.known.open(precision, None if meter["use"] == "auto" else meter, deadline_s)
         return LocalProfiler(self.runtime, threads, precision, deadline_s, meter=meter)
 
 
@@ -357,7 +360,7 @@ def _profile(
             from ...profilers.runtimes.ethos_u import EthosUProfiler
 
             says("estimating")
-            with EthosUProfiler(runtime) as npu:
+            with EthosUProfiler(runtime, deadline_s or ESTIMATE_S) as npu:
                 return Estimated(runtime, npu.estimate(file), npu.graph(file))
         says("measuring")
         with device.open(threads, precision, meter, deadline_s) as profiler:

@@ -72,4 +72,17 @@ def test_no_device_is_left(model: Path, capsys: pytest.CaptureFixture[str]) -> N
     finally:
         signal.signal(signal.SIGTERM, before)
     out, said = capsys.readouterr()
-    assert code == 65 and not out and "crash:SIGSEGV" in said and len(said.strip().splitlines()) == 1
+    assert code == 65 and "crash:SIGSEGV" in said and len(said.strip().splitlines()) == 1
+    told = json.loads(out)
+    assert told["profiles"] == [] and [failure["device"] for failure in told["failed"]] == ["mnn:fp32"]
+
+
+def test_every_failure_is_told(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code = main(["profile", str(model), "--device", "mnn", "--device", "openvino:int8"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    out, said = capsys.readouterr()
+    assert code == 65 and not out and "Traceback" not in said
+    assert "mnn:fp32: " in said and "crash:SIGSEGV" in said and "openvino:int8: " in said and "oom" in said

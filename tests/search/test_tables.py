@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,6 +174,12 @@ def _unknown(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(arch=[text.replace("nor_conv_1x1", "nor_conv_2x2") for text in frame["arch"]])
 
 
+def _latin1(path: Path, frame: pd.DataFrame) -> None:
+    texts = pa.array([text.encode().replace(b"skip", b"sk\xefp") for text in frame["arch"]], pa.binary())
+    found = pa.Table.from_pandas(frame, preserve_index=False)
+    pq.write_table(found.set_column(0, "arch", texts.view(pa.string())), path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -188,6 +196,12 @@ def _unknown(frame: pd.DataFrame) -> pd.DataFrame:
         (lambda path, frame: _unknown(frame).to_parquet(path), r"row \d+: space 'nasbench201' has no .*did you mean"),
         (lambda path, frame: frame.astype({LATENCY: str}).to_parquet(path), "holds .*string: expected numbers"),
         (lambda path, frame: frame.assign(**{LATENCY: True}).to_parquet(path), "holds bool: expected numbers"),
+        (lambda path, frame: _latin1(path, frame), r"not a readable parquet file \(.*codec"),
+        (lambda path, frame: frame.assign(**{f"{LATENCY}.source": "guessed"}).to_parquet(path), "'guessed', no source"),
+        (
+            lambda path, frame: frame.assign(**{f"{LATENCY}.noisy": "False"}).to_parquet(path),
+            "more than true and false",
+        ),
         (lambda path, frame: frame.assign(**{LATENCY: np.nan}).to_parquet(path), "no architecture of the space has"),
     ],
 )
