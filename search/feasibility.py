@@ -160,17 +160,11 @@ def check_limits(probes: Sequence[Probe], limits: Iterable[Limit], tables: Table
 
 
 def _check_in_tables(limit: Limit, tables: Tables) -> LimitCheck:
-    values = _in_tables(limit, tables)
-    inside = sum(limit.violation(value) <= 0 for value in values)
-    least, middle, most = (values[0], values[len(values) // 2], values[-1]) if values else (None, None, None)
-    own_unit = limit.metric.name == "top1" and tables.own_unit
-    return LimitCheck(limit, least, middle, most, inside, len(values), inside > 0, own_unit)
-
-
-def _in_tables(limit: Limit, tables: Tables) -> list[float]:
-    """Returns the values of a limit's metric, of every architecture that all tables have, in order."""
     readings = (readings[str(limit.metric)].value for readings in tables.common().values())
-    return sorted(value for value in readings if value is not None)
+    values = sorted(value for value in readings if value is not None)  # at least one: a limit's metric is needed
+    inside = sum(limit.violation(value) <= 0 for value in values)
+    own_unit = limit.metric.name == "top1" and tables.own_unit
+    return LimitCheck(limit, values[0], values[len(values) // 2], values[-1], inside, len(values), inside > 0, own_unit)
 
 
 def preflight(
@@ -186,12 +180,10 @@ def preflight(
     """
     told = tables.metrics if tables else set()
     for limit in limits:
-        if tables and str(limit.metric) in told and not _check_in_tables(limit, tables).inside:
-            values = _in_tables(limit, tables)
-            nearest = f"{values[0] if limit.sign == '<=' else values[-1]:.4g}" if values else "no value"
+        if tables and str(limit.metric) in told and not (found := _check_in_tables(limit, tables)).inside:
             raise InfeasibleError(
-                f"limit '{limit}' is out of reach: the best of {len(values)} architectures in "
-                f"{' and '.join(tables.names)} has {nearest}; relax it"
+                f"limit '{limit}' is out of reach: the best of {found.sampled} architectures in "
+                f"{' and '.join(tables.names)} has {found.least if limit.sign == '<=' else found.most:.4g}; relax it"
             )
     limits = [limit for limit in limits if str(limit.metric) not in told and limit.metric.name != "top1"]
     for corner, sign in zip(space.corners(), ("<=", ">="), strict=True):

@@ -54,6 +54,7 @@ def test_modules_that_a_page_names_are_there(page: Path) -> None:
             module.append(rest.pop(0))
         found: object = import_module(".".join(module))
         for part in rest:
+            assert hasattr(found, part), f"{name}: there is no '{part}'"
             found = getattr(found, part)
 
 

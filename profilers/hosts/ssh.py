@@ -163,7 +163,7 @@ class SshProfiler(RemoteProfiler):
             # of a board that has answered before, the network may be down: that passes
             return Lost("its name does not resolve: check the name, or the network", final=self._fingerprint is None)
         if status == 255:
-            return Lost(f"ssh failed{last}", final=any(said in text for said in _REFUSED))
+            return Lost(f"ssh failed{last}", final=any(refusal in text for refusal in _REFUSED))
         if status in (126, 127):
             return Lost(f"no '{self._python}' on the board: name its Python with --python", final=True)
         if status == _OLD_PYTHON:

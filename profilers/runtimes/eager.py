@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...spaces.errors import CandidateError, DeviceError
 from ..fingerprint import cpu_flags
-from ..graph import Graph, Node, Shape, count_macs, peak_bytes
+from ..graph import Graph, Node, Shape, count_macs, peak_activations
 from .aten import onnx_name
 from .aten_file import read_aten, write_aten
 from .folding import fold
@@ -58,18 +58,11 @@ class TorchEager(Runtime):
     def start(self) -> None:
         import torch  # noqa: F401
 
-    def convert(
-        self,
-        model: torch.nn.Module,
-        example: torch.Tensor,
-        path: Path,
-        precision: str = "fp32",
-        calibration: torch.Tensor | None = None,
-    ) -> Artifact:
-        self.check_precision(precision)
+    def _write(
+        self, model: torch.nn.Module, example: torch.Tensor, path: Path, precision: str, samples: torch.Tensor
+    ) -> None:
         with converting(model, path) as aside:
             write_aten(fold(model, example), example, aside)
-        return Artifact(path, self.name, precision, tuple(example.shape), path.stat().st_size)
 
     def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> TorchSession:
         path, precision = self.opened(artifact, precision)
@@ -184,7 +177,7 @@ class TorchSession(Session):
             if source in places  # not the input or a weight
         }
         nodes = tuple(_node(node, value) for node, (value, _) in recorded.items())
-        return Graph(nodes, tuple(sorted(edges)), runtime, _peak(nodes, edges))
+        return Graph(nodes, tuple(sorted(edges)), runtime, peak_activations(nodes, edges))
 
     def kernels(self, runs: int) -> tuple[Kernel, ...]:
         """Median times of the operators."""
@@ -346,16 +339,6 @@ def _shapes(value: Any) -> list[tuple[Shape, int]]:
 def _dtype(value: Any) -> str:
     first = value[0] if isinstance(value, list | tuple) and value else value
     return str(getattr(first, "dtype", "unknown")).removeprefix("torch.")
-
-
-def _peak(nodes: tuple[Node, ...], edges: set[tuple[int, int]]) -> int:
-    """Largest sum of live activations: an output lives from its operator to the last that reads it."""
-    last: dict[int, int] = {}
-    for start, end in edges:
-        last[start] = max(end, last.get(start, end))
-    spans = [(place, last.get(place, len(nodes)), node.bytes_out) for place, node in enumerate(nodes)]
-    begun = [(0, 0, nodes[0].bytes_in)] if nodes else []
-    return peak_bytes([*begun, *spans], len(nodes))
 
 
 def first_line(error: Exception) -> str:

@@ -55,23 +55,16 @@ class ExecuTorch(Runtime):
     def start(self) -> None:
         _bindings()
 
-    def convert(
-        self,
-        model: torch.nn.Module,
-        example: torch.Tensor,
-        path: Path,
-        precision: str = "fp32",
-        calibration: torch.Tensor | None = None,
-    ) -> Artifact:
-        self.check_precision(precision)
+    def _write(
+        self, model: torch.nn.Module, example: torch.Tensor, path: Path, precision: str, samples: torch.Tensor
+    ) -> None:
         with converting(model, path) as aside:
             import torch
 
             program = torch.export.export(fold(model, example), (example,))
             if precision == "int8":
-                program = _quantised(program, example, example if calibration is None else calibration)
+                program = _quantised(program, example, samples)
             aside.write_bytes(_lowered(program))
-        return Artifact(path, self.name, precision, tuple(example.shape), path.stat().st_size)
 
     def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> EtSession:
         path, _ = self.opened(artifact, precision)

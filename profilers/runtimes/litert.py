@@ -97,28 +97,21 @@ class LiteRt(Runtime):
             return Availability(False, missing=", ".join(missing), install=INSTALL)
         return Availability(True, metadata.version("ai-edge-litert"))
 
-    def convert(
-        self,
-        model: torch.nn.Module,
-        example: torch.Tensor,
-        path: Path,
-        precision: str = "fp32",
-        calibration: torch.Tensor | None = None,
-    ) -> Artifact:
-        """As `Runtime.convert`; int8 is static: activations int8, weights int8 per channel, also input and output."""
-        self.check_precision(precision)
+    def _write(
+        self, model: torch.nn.Module, example: torch.Tensor, path: Path, precision: str, samples: torch.Tensor
+    ) -> None:
+        """An int8 file is static: activations int8, weights int8 per channel, also input and output."""
         with replacing(path) as aside:
             try:
                 with _hushed(), _evaluated(model):
                     data = _converted(model, example)
                     if precision == "int8":
-                        data = _quantised(data, example if calibration is None else calibration)
+                        data = _quantised(data, samples)
             except (OSError, MemoryError):
                 raise
             except Exception as error:  # whatever a candidate's code or the converter raises
                 raise export_failed(error) from error
             aside.write_bytes(data)
-        return Artifact(path, self.name, precision, tuple(example.shape), path.stat().st_size)
 
     def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> LiteRtSession:
         path, _ = self.opened(artifact, precision)

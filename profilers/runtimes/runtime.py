@@ -152,7 +152,6 @@ class Runtime(ABC):
         stored = stored_as(precision)
         return model.with_suffix(self.suffix if stored == "fp32" else f".{stored}{self.suffix}")
 
-    @abstractmethod
     def convert(
         self,
         model: torch.nn.Module,
@@ -175,6 +174,15 @@ class Runtime(ABC):
             DeviceError: no such precision.
             DiskError: the file cannot be written.
         """
+        self.check_precision(precision)
+        self._write(model, example, path, precision, example if calibration is None else calibration)
+        return Artifact(path, self.name, precision, tuple(example.shape), path.stat().st_size)
+
+    @abstractmethod
+    def _write(
+        self, model: torch.nn.Module, example: torch.Tensor, path: Path, precision: str, samples: torch.Tensor
+    ) -> None:
+        """Writes the file, aside first and then renamed; `samples` are those to calibrate with, (n, C, H, W)."""
 
     @abstractmethod
     def load(self, artifact: Artifact | Path, threads: int = 1, precision: str | None = None) -> Session:
@@ -240,25 +248,18 @@ class Runtime(ABC):
 class OnnxBased(Runtime):
     """A runtime that makes its file from an ONNX file, or runs that."""
 
-    def convert(
-        self,
-        model: torch.nn.Module,
-        example: torch.Tensor,
-        path: Path,
-        precision: str = "fp32",
-        calibration: torch.Tensor | None = None,
-    ) -> Artifact:
+    def _write(
+        self, model: torch.nn.Module, example: torch.Tensor, path: Path, precision: str, samples: torch.Tensor
+    ) -> None:
         from .onnx_file import write_onnx
 
-        self.check_precision(precision)
         if path.suffix == ".onnx" and stored_as(precision) == "fp32":
             write_onnx(model, example, path)
         else:
             with tempfile.TemporaryDirectory(prefix="hwnas-convert-") as folder:
                 plain = Path(folder) / "model.onnx"
                 write_onnx(model, example, plain)
-                self.convert_file(plain, path, precision, example if calibration is None else calibration)
-        return Artifact(path, self.name, precision, tuple(example.shape), path.stat().st_size)
+                self.convert_file(plain, path, precision, samples)
 
     def convert_file(self, source: Path, path: Path, precision: str, calibration: torch.Tensor) -> None:
         """Makes this runtime's file from an fp32 ONNX file, where that is another one.

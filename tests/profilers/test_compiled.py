@@ -33,7 +33,7 @@ def small(path: Path) -> Path:
     return TorchEager().convert(model, torch.zeros(1, 1, 8, 8), path).path
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torch-compile", "torch-aoti"):
         monkeypatch.setenv("CXX", "no-such-compiler")
         told = get_runtime(name).available()
