@@ -35,6 +35,7 @@ __all__ = [
 
 _MODELS = {
     "additive": ("additive", "AdditiveModel"),
+    "additive+gp": ("additive_gp", "AdditiveGpModel"),
 }
 """Name in a file → module and class."""
 
