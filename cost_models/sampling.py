@@ -22,7 +22,9 @@ _ROUNDS = 20
 """Exchanges all over the design, at most."""
 
 
-def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> list[int]:
+def d_optimal(
+    features: Array | Sequence[Array], count: int, seed: int = 0, given: Sequence[int] = ()
+) -> list[int]:
     """Chooses rows with a large determinant of their information matrix, det(X'X + ridge).
 
     Rows are whitened first, so that units and correlations of the features do not matter. A greedy choice from a random
@@ -32,28 +34,30 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
 
     Args:
         features: (n, k), one row per candidate; finite. Or several such matrices, with the same candidates.
-        count: rows to choose, 1 to n.
+        count: rows to choose, 1 to n less the given ones.
         seed: of the first row.
+        given: rows that are measured anyway; those chosen add to them.
 
     Returns:
-        `count` different row numbers, ascending.
+        `count` different row numbers, ascending, none of them given.
 
     Raises:
         ValueError: `count` is not from 1 to n, a feature is not finite, or the matrices have different rows.
     """
     import numpy as np
 
-    given = features if isinstance(features, Sequence) else [features]
-    matrices = [np.asarray(matrix, float) for matrix in given]
+    several = features if isinstance(features, Sequence) else [features]
+    matrices = [np.asarray(matrix, float) for matrix in several]
     if not matrices or any(x.ndim != 2 or not np.isfinite(x).all() for x in matrices):
         raise ValueError("features must be a finite matrix (n, k)")
     rows = len(matrices[0])
     if any(len(x) != rows for x in matrices):
         raise ValueError("the matrices of features have different numbers of candidates")
-    if not 1 <= count <= rows:
-        raise ValueError(f"cannot choose {count} of {rows}")
+    if not 1 <= count <= rows - len(given):
+        raise ValueError(f"cannot choose {count} of {rows - len(given)}")
     designs = [_Design(_whitened(x)) for x in matrices]
     chosen: list[int] = []
+    kept = list(given)
 
     def change(row: int, sign: float) -> None:
         for design in designs:
@@ -61,11 +65,13 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
 
     def best() -> tuple[int, Array]:
         gains = np.sum([design.gains() for design in designs], axis=0)
-        gains[chosen] = -1.0
+        gains[chosen + kept] = -1.0
         return int(gains.argmax()), gains
 
+    for row in kept:
+        change(row, 1.0)
     for place in range(count):
-        chosen.append(random.Random(seed).randrange(rows) if place == 0 else best()[0])
+        chosen.append(best()[0] if place or kept else random.Random(seed).randrange(rows))
         change(chosen[-1], 1.0)
     for _ in range(_ROUNDS):
         changed = False
@@ -84,7 +90,9 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
 
 
 def designed(features: Array | Sequence[Array], count: int, seed: int = 0, at_random: float = AT_RANDOM) -> list[int]:
-    """Chooses rows by D-optimality and some at random: extreme rows tell the costs, ordinary ones the errors.
+    """Chooses rows at random and others by D-optimality: ordinary rows tell the errors, extreme ones the costs.
+
+    The random ones are drawn first, and the design adds to them what they do not tell.
 
     Args:
         features: as `d_optimal`.
@@ -104,10 +112,10 @@ def designed(features: Array | Sequence[Array], count: int, seed: int = 0, at_ra
     rows = len(first)
     if not 1 <= count <= rows:
         raise ValueError(f"cannot choose {count} of {rows}")
-    drawn = round(count * at_random)
-    by_design = d_optimal(features, count - drawn, seed) if count > drawn else []
-    rest = sorted(set(range(rows)) - set(by_design))
-    return by_design + sorted(random.Random(seed).sample(rest, drawn))
+    drawn = sorted(random.Random(seed).sample(range(rows), round(count * at_random)))
+    if len(drawn) == count:
+        return drawn
+    return d_optimal(features, count - len(drawn), seed, drawn) + drawn
 
 
 class _Design:
