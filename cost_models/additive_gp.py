@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .additive import AdditiveModel
-from .left_out import excess, folds, plus_interval
+from .left_out import excess, folds, log_cost, plus_interval
 from .model import Range, TotalsModel, aligned, check_samples, finite
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ class _Scale:
         import numpy as np
 
         vary = max(int(np.isfinite(self.sd).sum()), 1)
-        return (np.log1p(x / self.unit) - self.mean) / self.sd / math.sqrt(vary)
+        found: Array = (np.log1p(x / self.unit) - self.mean) / self.sd / math.sqrt(vary)
+        return found
 
 
 @dataclass(frozen=True)
@@ -211,14 +212,14 @@ class _Part:
 
         residuals = np.zeros(len(y))
         for out in folds(len(y), INNER):
-            residuals[out] = np.log(y[out]) - _log_cost(x[out], base.solve(x[~out], y[~out]))
+            residuals[out] = np.log(y[out]) - log_cost(x[out], base.solve(x[~out], y[~out]))
         step = -(-len(y) // HYPER_SAMPLES)
         length, signal, ratio = _hyper(scale.points(x[::step]), residuals[::step])
         return cls(scale, base.solve(x, y), residuals, length, signal, ratio, x)
 
     def additive(self, x: Array) -> Array:
         """Logarithms of the additive costs, (m,)."""
-        return _log_cost(x, self.costs)
+        return log_cost(x, self.costs)
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Logarithms of the costs and their standard deviations, noise included, (m,) each."""
@@ -239,7 +240,8 @@ class _Part:
 
         points = self.scale.points(self.x)
         root = np.linalg.cholesky(_kernel(points, points, self.length) + self.ratio * np.eye(len(points)))
-        return root, cho_solve((root, True), self.residuals)
+        solved: Array = cho_solve((root, True), self.residuals)
+        return np.asarray(root, float), solved
 
     def to_json(self) -> dict[str, Any]:
         numbers = {"length": self.length, "signal": self.signal, "ratio": self.ratio}
@@ -259,18 +261,13 @@ class _Part:
         return cls(scale, costs, residuals, length, signal, ratio, x)
 
 
-def _log_cost(x: Array, costs: Array) -> Array:
-    import numpy as np
-
-    return np.log(np.maximum(x @ costs, 1e-12))
-
-
 def _kernel(a: Array, b: Array, length: float) -> Array:
     """Squared exponential, (n, k), (m, k) → (n, m)."""
     import numpy as np
 
     square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
-    return np.exp(-0.5 * np.maximum(square, 0.0) / length**2)
+    found: Array = np.exp(-0.5 * np.maximum(square, 0.0) / length**2)
+    return found
 
 
 def _hyper(points: Array, residuals: Array) -> tuple[float, float, float]:

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["excess", "folds", "plus_interval", "squared"]
+__all__ = ["excess", "folds", "log_cost", "plus_interval", "squared"]
 
 LEVEL = 0.9
 """Of the intervals."""
@@ -23,7 +24,7 @@ NORMAL_QUANTILE = 1.645
 """Half-width of the 90 % interval of a normal distribution, in standard deviations."""
 
 
-def folds(count: int, most: int) -> list[Array]:
+def folds(count: int, most: int) -> list[Mask]:
     """Which samples are left out together: as many masks (count,) as there are folds, each sample in one of them.
 
     Neighbours are in different folds, so that a drift along the samples is in all of them.
@@ -35,10 +36,10 @@ def folds(count: int, most: int) -> list[Array]:
 
 
 def plus_interval(value: Array, centres: Array, errors: Array, noise: float = 0.0) -> tuple[Array, Array]:
-    """Ends of the CV+ intervals (Barber et al., Predictive inference with the jackknife+, Annals of Statistics 49, 2021).
+    """Ends of the CV+ intervals.
 
-    With fewer than 9 samples the 90 % quantiles do not exist; the outermost ends are moved out by a quarter of their
-    distance then.
+    Barber et al., Predictive inference with the jackknife+, Annals of Statistics 49, 2021. With fewer than 9 samples
+    the 90 % quantiles do not exist; the outermost ends are moved out by a quarter of their distance then.
 
     Args:
         value: predicted, (m,), above 0.
@@ -65,11 +66,20 @@ def plus_interval(value: Array, centres: Array, errors: Array, noise: float = 0.
     return np.minimum(np.exp(low), value / least), np.maximum(np.exp(high), value * least)
 
 
+def log_cost(x: Array, costs: Array) -> Array:
+    """Logarithms of additive costs, (m,), from totals (m, k) and costs per unit (k,)."""
+    import numpy as np
+
+    found: Array = np.log(np.maximum(x @ costs, 1e-12))
+    return found
+
+
 def squared(errors: Sequence[float] | Array) -> Array:
     """Squares of errors given as logarithms, each error counted as 1 at most: one outlier decides nothing."""
     import numpy as np
 
-    return np.minimum(np.abs(np.asarray(errors, float)), 1.0) ** 2
+    found: Array = np.minimum(np.abs(np.asarray(errors, float)), 1.0) ** 2
+    return found
 
 
 def excess(simple: Sequence[float] | Array, other: Sequence[float] | Array) -> tuple[float, float]:
