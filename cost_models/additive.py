@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from .intervals import NORMAL_QUANTILE, half_width, ordinary
+from .intervals import half_width, ordinary
 from .left_out import folds
 from .model import Range, TotalsModel, aligned, check_samples, finite
 
@@ -43,11 +43,13 @@ _MANY = 60
 class AdditiveModel(TotalsModel):
     """Non-negative least squares on the totals of the executed graph, weighted for relative errors.
 
-    Minimises sum(w ((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p gives every feature the same
-    share (root mean square over the samples) of the cost. The weights w are Huber's (Robust Statistics, 1981, chapter
-    7): 1 but for samples with an error far beyond the median, so that one bad measurement does not decide. Intervals
-    are as wide as the errors at left-out samples say (`intervals.py`), on the logarithm of the ratio so that they are
-    never negative; wider where the left-out fits disagree (jackknife: Efron and Stein, Annals of Statistics 9, 1981).
+    Minimises sum(w ((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p gives every feature the
+    same share (root mean square over the samples) of the cost. The weights w are Huber's (Robust Statistics, 1981,
+    chapter 7): 1 but for samples with an error far beyond the median, so that one bad measurement does not decide.
+
+    Intervals are as wide as the errors at left-out samples say (`intervals.py`), on the logarithm of the ratio so that
+    they are never negative; wider where the left-out fits disagree more than at any sample (jackknife: Efron and Stein,
+    Annals of Statistics 9, 1981).
     """
 
     name: ClassVar[str] = "additive"
@@ -62,6 +64,8 @@ class AdditiveModel(TotalsModel):
         """Per sample: costs fitted without it, and log(measured / predicted by them)."""
         self.at_random: list[bool] = []
         """Which samples were drawn at random; empty when it is not known."""
+        self.spread = 0.0
+        """Largest jackknife standard error of the predictions at the samples, as a logarithm; 0: not known."""
         self.noise = 0.0
         """Relative standard deviation of one measurement; 0: not known."""
 
@@ -91,6 +95,7 @@ class AdditiveModel(TotalsModel):
             for place in np.flatnonzero(out):
                 fits[place] = costs
         self.left_out = [(costs, float(residual)) for costs, residual in zip(fits, residuals, strict=True)]
+        self.spread = float(self._jackknife(x).max())
         return self
 
     @property
@@ -106,7 +111,8 @@ class AdditiveModel(TotalsModel):
             raise ValueError("the cost model is not fitted")
         value = np.maximum(x @ np.array(self.costs), 1e-12)
         usual = half_width(ordinary(self.left_out_errors, self.at_random), self.noise)
-        wide = np.clip(np.maximum(usual, NORMAL_QUANTILE * self._jackknife(x)), _LEAST, 20.0)
+        odd = np.maximum(self._jackknife(x) / self.spread, 1.0) if self.spread > 0 else np.ones(len(x))
+        wide = np.clip(usual * odd, _LEAST, 20.0)
         return value, value * np.exp(-wide), value * np.exp(wide)
 
     def _jackknife(self, x: Array) -> Array:
@@ -124,13 +130,14 @@ class AdditiveModel(TotalsModel):
             "costs": self.costs,
             "left_out": [{"costs": costs, "residual": residual} for costs, residual in self.left_out],
             "at_random": self.at_random,
+            "spread": self.spread,
             "noise": self.noise,
             "range": self.range.to_json(),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """A file of schema 1 has neither noise nor range, and its residuals have lost their sign; at_random came later."""
+        """A file of schema 1 has neither noise nor range nor marks, and its residuals have lost their sign."""
         model, names = cls(), data["features"]
         model.costs = _costs(data["costs"], names, cls.features)
         model.left_out = [
@@ -138,6 +145,7 @@ class AdditiveModel(TotalsModel):
         ]
         model.at_random = [bool(mark) for mark in data.get("at_random", [])]
         ordinary(model.left_out_errors, model.at_random)  # checks the lengths
+        model.spread = _not_negative(data.get("spread", 0.0))
         model.noise = _not_negative(data.get("noise", 0.0))
         if "range" in data:
             model.range = Range.from_json(data["range"], names, cls.features)

@@ -41,7 +41,8 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0, kept
         `count` different row numbers without those kept, ascending.
 
     Raises:
-        ValueError: with those kept `count` is not from 1 to n, a feature is not finite, or the matrices have different rows.
+        ValueError: with those kept `count` is not from 1 to n, a feature is not finite, or the matrices have
+            different rows.
     """
     import numpy as np
 

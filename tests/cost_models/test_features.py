@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hwnas.cost_models import FEATURES, AdditiveModel, totals
@@ -63,5 +62,5 @@ def test_costs_of_a_file_are_checked(tmp_path: Path, cost: object) -> None:
     left = [{"costs": [0.0] * len(FEATURES), "residual": 0.1}] * 4
     data = {"schema_version": 1, "model": "additive", "features": list(FEATURES), "costs": bad, "left_out": left}
     path.write_text(json.dumps(data))
-    with pytest.raises(DataError, match="finite number|at least 0"):
+    with pytest.raises(DataError, match=r"finite number|at least 0"):
         AdditiveModel.load(path)
