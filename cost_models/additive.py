@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..profilers.graph import Graph
-from .features import FEATURES, totals
+from .features import FEATURE_SETS, FEATURES, FeatureSet, totals
 from .model import CostModel, Prediction, check_samples
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ LEAST_HALF_WIDTH = 0.02
 class AdditiveModel(CostModel):
     """Non-negative least squares on the totals of the executed graph, weighted for relative errors.
 
-    Minimises sum(((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p gives every feature the same
-    share (root mean square over the samples) of the cost. Intervals are jackknife+ (Barber et al., Predictive inference
+    Minimises sum(((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p are the usual costs of the set
+    of features, scaled to the samples, or give every feature the same share (root mean square over the samples) of the
+    cost where none are stated. Of the sets that with the smallest error at left-out samples is taken; the features of
+    the others cost nothing. Intervals are jackknife+ (Barber et al., Predictive inference
     with the jackknife+, Annals of Statistics 49, 2021) on the logarithm of the ratio, so that they are never negative.
     """
 
@@ -65,19 +67,25 @@ class AdditiveModel(CostModel):
 
         y = np.array(values, dtype=float)
         check_samples(len(x), y.tolist(), self.min_samples)
-        self.costs = _solve(x, y, self.shrinkage)
+        fitted = [(_solve(x, y, self.shrinkage, one), self._leave_out(x, y, one)) for one in FEATURE_SETS.values()]
+        self.costs, self.left_out = min(fitted, key=lambda one: _error(one[1]))
+        return self
+
+    def _leave_out(self, x: Array, y: Array, features: FeatureSet) -> list[tuple[list[float], float]]:
+        """Per sample: costs fitted without it, and |log(measured / predicted by them)|."""
+        import numpy as np
+
         residuals = np.zeros(len(y))
         fits: list[list[float]] = [[]] * len(y)
         folds = min(len(y), FOLDS)
         for fold in range(folds):
             out = np.arange(len(y)) % folds == fold
-            costs = _solve(x[~out], y[~out], self.shrinkage)
+            costs = _solve(x[~out], y[~out], self.shrinkage, features)
             said = np.maximum(x[out] @ np.array(costs), 1e-9 * y[out])
             residuals[out] = np.abs(np.log(y[out] / said))
             for place in np.flatnonzero(out):
                 fits[place] = costs
-        self.left_out = [(costs, float(residual)) for costs, residual in zip(fits, residuals, strict=True)]
-        return self
+        return [(costs, float(residual)) for costs, residual in zip(fits, residuals, strict=True)]
 
     @property
     def left_out_error(self) -> float:
@@ -88,7 +96,7 @@ class AdditiveModel(CostModel):
         """
         if not self.left_out:
             raise ValueError("the cost model is not fitted")
-        return math.sqrt(sum(min(residual, 1.0) ** 2 for _, residual in self.left_out) / len(self.left_out))
+        return _error(self.left_out)
 
     def predict(self, graph: Graph) -> Prediction:
         value, low, high = (float(part[0]) for part in self.predict_totals(totals(graph)[None]))
@@ -139,21 +147,32 @@ class AdditiveModel(CostModel):
         return model
 
 
-def _solve(x: Array, y: Array, shrinkage: float) -> list[float]:
-    """Costs per unit of each feature; (n, k), (n,) → (k,)."""
+def _error(left_out: Sequence[tuple[list[float], float]]) -> float:
+    """Root mean square of residuals, each counted as 1 at most."""
+    return math.sqrt(sum(min(residual, 1.0) ** 2 for _, residual in left_out) / len(left_out))
+
+
+def _solve(x: Array, y: Array, shrinkage: float, features: FeatureSet) -> list[float]:
+    """Costs per unit of each feature, 0 outside the set; (n, k), (n,) → (k,)."""
     import numpy as np
     from scipy.optimize import nnls
 
-    rows = x / y[:, None]
-    usual = np.sqrt((rows**2).mean(axis=0))
-    scale = np.where(usual > 0, usual, 1.0)
-    rows = rows / scale
-    shares = rows.sum(axis=1)
-    share = shares.sum() / (shares @ shares)  # so that equal shares fit the samples as well as they can
-    penalty = np.where(usual > 0, math.sqrt(shrinkage), 0.0)
+    rows = x[:, features.columns] / y[:, None]
+    if features.usual:
+        unit = np.array([features.usual[name] for name in features.features])
+        penalty = np.full(len(unit), math.sqrt(shrinkage))
+    else:
+        mean = np.sqrt((rows**2).mean(axis=0))
+        unit = 1 / np.where(mean > 0, mean, 1.0)
+        penalty = np.where(mean > 0, math.sqrt(shrinkage), 0.0)
+    rows = rows * unit
+    sums = rows.sum(axis=1)
+    factor = sums.sum() / (sums @ sums)  # so that the units themselves, times this, fit the samples as well as they can
     wanted = np.concatenate([np.ones(len(y)), penalty])
-    costs, _ = nnls(np.vstack([rows, np.diag(penalty / share)]), wanted, maxiter=1000)
-    return [float(cost) for cost in costs / scale]
+    costs, _ = nnls(np.vstack([rows, np.diag(penalty / factor)]), wanted, maxiter=1000)
+    found = np.zeros(x.shape[1])
+    found[features.columns] = costs * unit
+    return [float(cost) for cost in found]
 
 
 def _ends(lows: Array, highs: Array) -> tuple[Array, Array]:
