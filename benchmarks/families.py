@@ -12,36 +12,18 @@ arXiv:2012.12877), and cells of NAS-Bench-201 (Dong and Yang 2020, arXiv:2001.00
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
+from measured import Network
 from networks import Basic
 from torch import nn
 
 from hwnas.spaces import load_space
 
-__all__ = ["FAMILIES", "Network", "families"]
+__all__ = ["FAMILIES", "families"]
 
 CLASSES = 10
-
-Shape = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """One network of a family.
-
-    Attributes:
-        family: name of the family.
-        name: unique among all.
-        input_shape: channels, height, width.
-        build: makes it, with fresh weights.
-    """
-
-    family: str
-    name: str
-    input_shape: Shape
-    build: Callable[[], nn.Module]
 
 
 def unit(
@@ -137,7 +119,10 @@ class Dense(nn.Module):
     def __init__(self, read: int, growth: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.BatchNorm2d(read), nn.ReLU(), *unit(read, 4 * growth, 1), nn.Conv2d(4 * growth, growth, 3, 1, 1, bias=False)
+            nn.BatchNorm2d(read),
+            nn.ReLU(),
+            *unit(read, 4 * growth, 1),
+            nn.Conv2d(4 * growth, growth, 3, 1, 1, bias=False),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -173,8 +158,10 @@ class Shuffle(nn.Module):
         half = made // 2
         taken = read if stride > 1 else half
         self.halves = stride == 1
-        self.first = nn.Sequential() if self.halves else nn.Sequential(
-            *unit(read, read, 3, stride, read, active=False), *unit(read, half, 1)
+        self.first = (
+            nn.Sequential()
+            if self.halves
+            else nn.Sequential(*unit(read, read, 3, stride, read, active=False), *unit(read, half, 1))
         )
         self.second = nn.Sequential(
             *unit(taken, half, 1), *unit(half, half, 3, stride, half, active=False), *unit(half, half, 1)
@@ -279,7 +266,8 @@ class Attention(nn.Module):
         n, tokens, width = x.shape
         q, k, v = self.read(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         weights = (q @ k.transpose(-2, -1) * (width // self.heads) ** -0.5).softmax(-1)
-        return self.write((weights @ v).transpose(1, 2).reshape(n, tokens, width))
+        out: torch.Tensor = self.write((weights @ v).transpose(1, 2).reshape(n, tokens, width))
+        return out
 
 
 class Block(nn.Module):
@@ -293,7 +281,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(self.first(x))
-        return x + self.perceptron(self.second(x))
+        out: torch.Tensor = x + self.perceptron(self.second(x))
+        return out
 
 
 class Transformer(nn.Module):
@@ -319,7 +308,8 @@ class Transformer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1) + self.places
-        return self.head(self.norm(self.blocks(tokens))[:, 0])
+        out: torch.Tensor = self.head(self.norm(self.blocks(tokens))[:, 0])
+        return out
 
 
 def _nasbench201(seed: int, side: int) -> nn.Module:
@@ -382,7 +372,7 @@ FAMILIES: dict[str, dict[tuple[str, int], Callable[[], nn.Module]]] = {
         ("p8-w96", 64): lambda: Transformer(64, 8, 96, 3, 4),
         ("p16-w192", 96): lambda: Transformer(96, 16, 192, 3, 6),
     },
-    "nasbench201": {(f"cell{seed}", 32): lambda seed=seed: _nasbench201(seed, 32) for seed in range(6)},
+    "nasbench201": {(f"cell{seed}", 32): partial(_nasbench201, seed, 32) for seed in range(6)},
 }
 """Family → (name, side of the input) → builder."""
 

@@ -114,8 +114,8 @@ _USUAL_NS = {
     "depthwise_steps": 0.67,
     "vector_steps": 0.33,
 }
-"""A plain core of 3 GHz: 16 multiply-adds or one vector instruction a cycle, two cycles for a depthwise step, 20 GB/s of
-weights, and a microsecond to begin a kernel. Only the ratios matter, and only where the samples say nothing."""
+"""A plain core of 3 GHz: 16 multiply-adds or one vector instruction a cycle, two cycles for a depthwise step, 20 GB/s
+of weights, and a microsecond to begin a kernel. Only the ratios matter, and only where the samples say nothing."""
 
 FEATURE_SETS: Mapping[str, FeatureSet] = MappingProxyType(
     {

@@ -84,20 +84,24 @@ def padded_macs(node: Node) -> float:
     if node.depthwise:
         return 0.0
     if found.bytes_:
-        return math.prod(found.sides) * math.prod(found.kernel) * _up(found.read, 4) * _up_8_bit(found.made) * node.group
+        return (
+            math.prod(found.sides) * math.prod(found.kernel) * _up(found.read, 4) * _up_8_bit(found.made) * node.group
+        )
     vectors = -(-found.made // LANES)
     sets = [TILE_VECTORS] * (vectors // TILE_VECTORS) + [vectors % TILE_VECTORS]
     if found.pointwise:
         cycles = sum(_cycles(math.prod(found.sides), vectors) for vectors in sets if vectors)
     else:
         whole, edge, column = found.last_axis
-        tiles = sum(_cycles(whole, vectors) * found.kernel[-1] + _cycles(1, vectors) * edge for vectors in sets if vectors)
+        tiles = sum(
+            _cycles(whole, vectors) * found.kernel[-1] + _cycles(1, vectors) * edge for vectors in sets if vectors
+        )
         cycles = tiles * column
     return cycles * found.read * node.group * UNITS * LANES
 
 
 def depthwise_steps(node: Node) -> float:
-    """Vectors of products in a depthwise convolution; a tile of three outputs is one step, its sums wait for each other."""
+    """Vectors of products in a depthwise convolution; a tile of three outputs is one step, as its sums wait."""
     found = _convolution(node)
     if found is None or not node.depthwise:
         return 0.0
@@ -117,19 +121,19 @@ def vector_steps(node: Node) -> float:
 
 def _arithmetic(node: Node) -> float:
     """Instructions times values."""
-    made = math.prod(node.outputs[0]) if node.outputs else 0
+    made: int = math.prod(node.outputs[0]) if node.outputs else 0
     if node.macs:
         return made * (FUSED.get(node.attributes.get("activation", ""), 8.0) + REQUANTISED * _is_8_bit(node))
     if node.op in POOLS:
         return made * math.prod(node.attributes.get("kernel") or [1]) * POOLS[node.op]
-    read = [math.prod(shape) for shape in node.inputs]
+    read: list[int] = [math.prod(shape) for shape in node.inputs]
     steps = ARITHMETIC.get(node.op, 1.0)
     if node.op == "Transpose" and node.inputs:
         moved = node.inputs[0][-1:] != node.outputs[0][-1:]
         steps = steps * (BY_VALUE if len(node.inputs[0]) > 4 else 1.0) if moved else 0.0
     elif node.op.startswith("QLinear") and len(set(read)) > 1 and node.op != "QLinearConcat":
         steps *= BROADCAST
-    return steps * max([made, *read])
+    return steps * float(max([made, *read]))
 
 
 def _gathered(node: Node) -> float:
