@@ -14,20 +14,17 @@ import argparse
 import json
 import os
 import random
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured import compared, drawn, measured_twice
 
 from hwnas.cost_models import AdditiveModel
-from hwnas.profilers import Graph, LocalProfiler, Measurement, conditions, fingerprint, get_runtime
+from hwnas.profilers import Graph, conditions, fingerprint
 from hwnas.profilers.fingerprint import used_shares
-from hwnas.spaces import load_space
-from hwnas.spaces.errors import CandidateError
 
 Row = dict[str, Any]
 
@@ -80,59 +77,9 @@ def _measure(options: argparse.Namespace, input_shape: tuple[int, int, int]) -> 
     Returns:
         One row per network, and one per measurement with its raw samples.
     """
-    import torch
-
-    space = load_space(options.space, input_shape=input_shape, num_classes=10, params={}, allow_code=None)
-    runtime = get_runtime("onnxruntime")
-    rows: list[Row] = []
-    raw: list[Row] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        LocalProfiler(threads=options.threads, attempts=options.attempts) as on,
-    ):
-        architectures = {}
-        for draw in range(50 * (options.samples + options.others)):
-            architecture = space.random(f"{options.seed}-{draw}")
-            architectures[architecture.id] = architecture
-            if len(architectures) == options.samples + options.others:
-                break
-        for name, architecture in architectures.items():
-            torch.manual_seed(options.seed)
-            path = Path(folder, f"{name}.onnx")
-            example = torch.zeros(1, *space.input_of(architecture))
-            runtime.convert(space.build(architecture), example, path)
-            rows.append({"id": name, "arch": architecture.as_dict(), "graph": on.graph(path).to_json()})
-        for pass_, order in ((1, rows), (2, random.Random(options.seed).sample(rows, len(rows)))):
-            for row in order:
-                raw.append({"id": row["id"], "pass": pass_, **_measure_one(on, folder, row["id"]).to_json()})
-                _progress(f"pass {pass_}: {sum(item['pass'] == pass_ for item in raw)} of {len(rows)}")
-            for _ in range(options.rounds):  # what was not quiet, or not known to be, is measured again
-                again = [item for item in raw if item["pass"] == pass_ and _doubtful(on, item)]
-                for item in again:
-                    item.update(_measure_one(on, folder, item["id"]).to_json())
-    by_id = {row["id"]: row for row in rows}
-    for item in raw:
-        taken = _measurement(item)
-        by_id[item["id"]][f"ms_{item['pass']}"] = taken.latency_ms
-        by_id[item["id"]][f"quality_{item['pass']}"] = taken.quality
-    _progress("")
-    return rows, raw
-
-
-def _measure_one(profiler: LocalProfiler, folder: str, name: str) -> Measurement:
-    try:
-        return profiler.measure(Path(folder, f"{name}.onnx"))
-    except CandidateError as error:
-        raise SystemExit(f"{name}: {error}") from None
-
-
-def _measurement(item: Row) -> Measurement:
-    return Measurement.from_json({key: value for key, value in item.items() if key not in ("id", "pass")})
-
-
-def _doubtful(profiler: LocalProfiler, item: Row) -> bool:
-    taken = _measurement(item)
-    return taken.quality == "noisy" or profiler.outdated(taken)
+    networks = list(drawn(options.space, input_shape, options.samples + options.others, options.seed))
+    how = {"threads": options.threads, "attempts": options.attempts, "rounds": options.rounds}
+    return measured_twice(networks, "fp32", options.seed, **how)
 
 
 def _evaluate(rows: list[Row], options: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -151,8 +98,8 @@ def _evaluate(rows: list[Row], options: argparse.Namespace) -> dict[str, dict[st
         columns["random splits"] = {key: float(np.mean([one[key] for one in drawn])) for key in drawn[0]}
     macs = np.array([graph.macs for graph in graphs], float)
     slope, base = np.polyfit(macs[fit], first[fit], 1)
-    columns["MACs alone"] = _compare(base + slope * macs[rest], first[rest])
-    columns["noise floor"] = _compare(first[rest], second[rest])
+    columns["MACs alone"] = compared(base + slope * macs[rest], first[rest])
+    columns["noise floor"] = compared(first[rest], second[rest])
     return columns
 
 
@@ -162,22 +109,9 @@ def _split(graphs: list[Graph], values: np.ndarray[Any, Any], fit: list[int], re
     inside = [one.low <= values[place] <= one.high for one, place in zip(said, rest, strict=True)]
     width = [(one.high - one.low) / 2 / one.value for one in said]
     return {
-        **_compare(np.array([one.value for one in said]), values[rest]),
+        **compared(np.array([one.value for one in said]), values[rest]),
         "interval coverage": float(np.mean(inside)),
         "interval half-width": float(np.median(width)),
-    }
-
-
-def _compare(said: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> dict[str, float]:
-    from scipy.stats import kendalltau, spearmanr
-
-    error = np.abs(said / true - 1)
-    return {
-        "within 5 %": float(np.mean(error <= 0.05)),
-        "within 10 %": float(np.mean(error <= 0.10)),
-        "Spearman": float(spearmanr(said, true).statistic),
-        "Kendall": float(kendalltau(said, true).statistic),
-        "MAPE": float(error.mean()),
     }
 
 
@@ -205,11 +139,6 @@ def _print(
         f"{noisy} of {2 * len(rows)} measurements noisy; machine busy {told['busy']:.0%}, stolen {told['steal']:.1%}, "
         f"load {os.getloadavg()[0]:.2f}; {seconds:.0f} s"
     )
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{text:40}\r{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

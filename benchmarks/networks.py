@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["NETWORKS", "SIDE", "make", "samples"]
+__all__ = ["NETWORKS", "SIDE", "Basic", "make", "samples"]
 
 SIDE = 96
 CLASSES = 100
@@ -45,7 +45,7 @@ def mobilenet() -> nn.Module:
     return nn.Sequential(*layers, *_unit(read, 640, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(640, CLASSES))
 
 
-class _Basic(nn.Module):
+class Basic(nn.Module):
     """Two convolutions and a shortcut (He et al. 2016, figure 2)."""
 
     def __init__(self, read: int, made: int, stride: int) -> None:
@@ -75,7 +75,7 @@ def resnet18() -> nn.Module:
     ]
     read = 64
     for made in (64, 128, 256, 512):
-        layers += [_Basic(read, made, 1 if made == read else 2), _Basic(made, made, 1)]
+        layers += [Basic(read, made, 1 if made == read else 2), Basic(made, made, 1)]
         read = made
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(read, CLASSES))
 

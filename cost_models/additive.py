@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from .features import FEATURE_SETS, FEATURES, FeatureSet
 from .intervals import half_width, ordinary
 from .left_out import folds
 from .model import Range, TotalsModel, aligned, check_samples, finite
@@ -43,9 +44,11 @@ _MANY = 60
 class AdditiveModel(TotalsModel):
     """Non-negative least squares on the totals of the executed graph, weighted for relative errors.
 
-    Minimises sum(w ((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p gives every feature the
-    same share (root mean square over the samples) of the cost. The weights w are Huber's (Robust Statistics, 1981,
-    chapter 7): 1 but for samples with an error far beyond the median, so that one bad measurement does not decide.
+    Minimises sum(w ((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p are the usual costs of the
+    set of features, scaled to the samples, or give every feature the same share (root mean square over the samples) of
+    the cost where none are stated. Of the sets that with the smallest error at left-out samples is taken; the features
+    of the others cost nothing. The weights w are Huber's (Robust Statistics, 1981, chapter 7): 1 but for samples with an
+    error far beyond the median, so that one bad measurement does not decide.
 
     Intervals are as wide as the errors at left-out samples say (`intervals.py`), on the logarithm of the ratio so that
     they are never negative; wider where the left-out fits disagree more than at any sample (jackknife: Efron and Stein,
@@ -62,6 +65,8 @@ class AdditiveModel(TotalsModel):
         """Cost per unit of each feature, in the unit of the fitted values."""
         self.left_out: list[tuple[list[float], float]] = []
         """Per sample: costs fitted without it, and log(measured / predicted by them)."""
+        self.chosen: FeatureSet | None = None
+        """Features that the cost is made of; None before a fit, and in a model of a file."""
         self.at_random: list[bool] = []
         """Which samples were drawn at random; empty when it is not known."""
         self.spread = 0.0
@@ -70,10 +75,13 @@ class AdditiveModel(TotalsModel):
         """Relative standard deviation of one measurement; 0: not known."""
 
     def solve(self, x: Array, y: Array) -> Array:
-        """Costs per unit of each feature, (k,), from totals (n, k) and measured costs (n,); no interval, not kept."""
+        """Costs per unit of each feature, (k,), from totals (n, k) and measured costs (n,); no interval, not kept.
+
+        Of the sets of features that which `fit_totals` has chosen, else work as it is counted.
+        """
         import numpy as np
 
-        return np.array(_solve(x, y, self.shrinkage))
+        return np.array(_solve(x, y, self.shrinkage, self.chosen or _sets(x)[-1])[0])
 
     def fit_totals(
         self, x: Array, values: Sequence[float] | Array, noise: float = 0.0, at_random: Sequence[bool] = ()
@@ -85,18 +93,31 @@ class AdditiveModel(TotalsModel):
         check_samples(len(x), y.tolist(), self.min_samples, noise)
         ordinary(y, at_random)  # checks the lengths
         self.range, self.noise, self.at_random = Range.of(x), noise, [bool(mark) for mark in at_random]
-        self.costs = _solve(x, y, self.shrinkage)
+        tried = [self._leave_out(x, y, one) for one in _sets(x)]
+        _, self.costs, self.left_out, self.chosen = min(tried, key=lambda one: one[0])
+        self.spread = float(self._jackknife(x).max())
+        return self
+
+    def _leave_out(
+        self, x: Array, y: Array, chosen: FeatureSet
+    ) -> tuple[float, list[float], list[tuple[list[float], float]], FeatureSet]:
+        """Mean absolute error at left-out samples, each counted as 1 at most; `costs` and `left_out` of the set; the set.
+
+        The left-out fits begin with the weights of the fit to all samples.
+        """
+        import numpy as np
+
+        whole, weights = _solve(x, y, self.shrinkage, chosen)
         residuals = np.zeros(len(y))
         fits: list[list[float]] = [[]] * len(y)
         for out in folds(len(y), len(y) if len(y) <= FEW else FOLDS):
-            costs = _solve(x[~out], y[~out], self.shrinkage)
+            costs, _ = _solve(x[~out], y[~out], self.shrinkage, chosen, weights[~out])
             said = np.maximum(x[out] @ np.array(costs), 1e-9 * y[out])
             residuals[out] = np.log(y[out] / said)
             for place in np.flatnonzero(out):
                 fits[place] = costs
-        self.left_out = [(costs, float(residual)) for costs, residual in zip(fits, residuals, strict=True)]
-        self.spread = float(self._jackknife(x).max())
-        return self
+        error = float(np.minimum(np.abs(residuals), 1.0).mean())
+        return error, whole, [(costs, float(told)) for costs, told in zip(fits, residuals, strict=True)], chosen
 
     @property
     def left_out_errors(self) -> list[float]:
@@ -154,18 +175,34 @@ class AdditiveModel(TotalsModel):
         return model
 
 
-def _solve(x: Array, y: Array, shrinkage: float) -> list[float]:
-    """Costs per unit of each feature; (n, k), (n,) → (k,)."""
+def _sets(x: Array) -> list[FeatureSet]:
+    """The sets of features to choose between; of totals that are not those of `features.py`, all in one."""
+    if x.shape[1] == len(FEATURES):
+        return list(FEATURE_SETS.values())
+    return [FeatureSet(FEATURES[: x.shape[1]], {})]
+
+
+def _solve(
+    x: Array, y: Array, shrinkage: float, chosen: FeatureSet, weights: Array | None = None
+) -> tuple[list[float], Array]:
+    """Costs per unit of each feature, 0 outside the set, and weights of the samples; (n, k), (n,) → (k,), (n,).
+
+    `weights` (n,) are those to begin with: 1 when left out.
+    """
     import numpy as np
 
-    rows = x / y[:, None]
-    usual = np.sqrt((rows**2).mean(axis=0))
-    scale = np.where(usual > 0, usual, 1.0)
-    rows = rows / scale
-    shares = rows.sum(axis=1)
-    share = shares.sum() / (shares @ shares)  # so that equal shares fit the samples as well as they can
-    penalty = np.where(usual > 0, math.sqrt(shrinkage), 0.0)
-    weights = np.ones(len(y))
+    rows = x[:, chosen.columns] / y[:, None]
+    if chosen.usual:
+        unit = np.array([chosen.usual[name] for name in chosen.features])
+        penalty = np.full(len(unit), math.sqrt(shrinkage))
+    else:
+        mean = np.sqrt((rows**2).mean(axis=0))
+        unit = 1 / np.where(mean > 0, mean, 1.0)
+        penalty = np.where(mean > 0, math.sqrt(shrinkage), 0.0)
+    rows = rows * unit
+    sums = rows.sum(axis=1)
+    share = sums.sum() / (sums @ sums)  # so that the units themselves, times this, fit the samples as well as they can
+    weights = np.ones(len(y)) if weights is None else weights
     costs = _least_squares(rows, weights, penalty, share)
     for _ in range(_REWEIGHTED):
         errors = np.abs(np.log(np.maximum(rows @ costs, 1e-3)))
@@ -176,7 +213,9 @@ def _solve(x: Array, y: Array, shrinkage: float) -> list[float]:
         if np.abs(np.sqrt(weights) - np.sqrt(before)).max() < _SAME:
             break
         costs = _least_squares(rows, weights, penalty, share)
-    return [float(cost) for cost in costs / scale]
+    found = np.zeros(x.shape[1])
+    found[chosen.columns] = costs * unit
+    return [float(cost) for cost in found], weights
 
 
 def _least_squares(rows: Array, weights: Array, penalty: Array, share: float) -> Array:
