@@ -47,8 +47,8 @@ class AdditiveModel(TotalsModel):
     Minimises sum(w ((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p are the usual costs of the
     set of features, scaled to the samples, or give every feature the same share (root mean square over the samples) of
     the cost where none are stated. Of the sets that with the smallest error at left-out samples is taken; the features
-    of the others cost nothing. The weights w are Huber's (Robust Statistics, 1981, chapter 7): 1 but for samples with an
-    error far beyond the median, so that one bad measurement does not decide.
+    of the others cost nothing. The weights w are Huber's (Robust Statistics, 1981, chapter 7): 1 but for samples with
+    an error far beyond the median, so that one bad measurement does not decide.
 
     Intervals are as wide as the errors at left-out samples say (`intervals.py`), on the logarithm of the ratio so that
     they are never negative; wider where the left-out fits disagree more than at any sample (jackknife: Efron and Stein,
@@ -101,7 +101,7 @@ class AdditiveModel(TotalsModel):
     def _leave_out(
         self, x: Array, y: Array, chosen: FeatureSet
     ) -> tuple[float, list[float], list[tuple[list[float], float]], FeatureSet]:
-        """Mean absolute error at left-out samples, each counted as 1 at most; `costs` and `left_out` of the set; the set.
+        """Mean absolute error at left-out samples, each as 1 at most; `costs` and `left_out` of the set; the set.
 
         The left-out fits begin with the weights of the fit to all samples.
         """
@@ -132,7 +132,7 @@ class AdditiveModel(TotalsModel):
             raise ValueError("the cost model is not fitted")
         value = np.maximum(x @ np.array(self.costs), 1e-12)
         usual = half_width(ordinary(self.left_out_errors, self.at_random), self.noise)
-        odd = np.maximum(self._jackknife(x) / self.spread, 1.0) if self.spread > 0 else np.ones(len(x))
+        odd = np.maximum(self._jackknife(x) / self.spread, 1.0) if self.spread > _LEAST else np.ones(len(x))
         wide = np.clip(usual * odd, _LEAST, 20.0)
         return value, value * np.exp(-wide), value * np.exp(wide)
 

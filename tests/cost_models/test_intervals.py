@@ -7,11 +7,15 @@ import pytest
 from scipy.stats import t
 
 from hwnas.cost_models import AdditiveModel
+from hwnas.cost_models.features import FEATURE_SETS, FEATURES
 from hwnas.cost_models.intervals import half_width, ordinary
 
 RNG = np.random.default_rng(0)
-X = np.column_stack([np.ones((200, 1)), RNG.integers(1, 9, (200, 10)) * np.logspace(0, 6, 10)])
-COSTS = 1 / X.mean(axis=0)
+COUNTED = FEATURE_SETS["counted"].columns
+X = np.zeros((200, len(FEATURES)))
+X[:, COUNTED] = RNG.integers(1, 9, (200, len(COUNTED))) * np.logspace(0, 6, len(COUNTED))
+COSTS = np.zeros(len(FEATURES))
+COSTS[COUNTED] = 1 / X[:, COUNTED].mean(axis=0)
 
 
 def measured(noise: float, seed: int = 0) -> np.ndarray:
@@ -78,7 +82,7 @@ def test_designed_samples_do_not_widen_them() -> None:
 def test_networks_unlike_the_samples_have_wider_intervals() -> None:
     model = AdditiveModel().fit_totals(X[:20], measured(0.05)[:20])
     odd = np.zeros((1, X.shape[1]))
-    odd[0, 3] = 100 * X[:, 3].max()
+    odd[0, COUNTED[3]] = 100 * X[:, COUNTED[3]].max()
     usual, far = (float(np.median(np.divide(*model.predict_totals(x)[2::-2]))) for x in (X[20:], odd))
     assert far > 1.2 * usual
 
