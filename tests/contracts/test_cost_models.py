@@ -168,8 +168,8 @@ def test_more_samples_help(kind: type[TotalsModel]) -> None:
 def test_intervals_cover(learner: type[CostModel]) -> None:
     hits = total = 0
     count = enough(learner, 12)
-    for seed in range(6):
-        graphs, values = samples(count + 60, seed, noise=0.05)
+    for seed in range(10):
+        graphs, values = samples(count + 38, seed, noise=0.05)
         model = new(learner).fit(graphs[:count], values[:count])
         for said, value in zip(model.predict_many(graphs[count:]), values[count:], strict=True):
             hits += said.low <= value <= said.high
