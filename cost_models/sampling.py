@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["d_optimal", "designed"]
 
-AT_RANDOM = 0.2
-"""Share of the samples that `designed` draws at random."""
+AT_RANDOM = 0.4
+"""Share of the samples that `designed` draws at random: with less, their errors do not tell how wide an interval is on
+every single device (docs/cost_models.md)."""
 
 _RIDGE = 1e-3
 """Added to the information matrix, so that fewer samples than features are possible."""
@@ -22,7 +23,7 @@ _ROUNDS = 20
 """Exchanges all over the design, at most."""
 
 
-def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> list[int]:
+def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0, kept: Sequence[int] = ()) -> list[int]:
     """Chooses rows with a large determinant of their information matrix, det(X'X + ridge).
 
     Rows are whitened first, so that units and correlations of the features do not matter. A greedy choice from a random
@@ -34,24 +35,26 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
         features: (n, k), one row per candidate; finite. Or several such matrices, with the same candidates.
         count: rows to choose, 1 to n.
         seed: of the first row.
+        kept: rows that are in the design already, and stay there.
 
     Returns:
-        `count` different row numbers, ascending.
+        `count` different row numbers without those kept, ascending.
 
     Raises:
-        ValueError: `count` is not from 1 to n, a feature is not finite, or the matrices have different rows.
+        ValueError: with those kept `count` is not from 1 to n, a feature is not finite, or the matrices have
+            different rows.
     """
     import numpy as np
 
-    given = features if isinstance(features, Sequence) else [features]
-    matrices = [np.asarray(matrix, float) for matrix in given]
+    several = features if isinstance(features, Sequence) else [features]
+    matrices = [np.asarray(matrix, float) for matrix in several]
     if not matrices or any(x.ndim != 2 or not np.isfinite(x).all() for x in matrices):
         raise ValueError("features must be a finite matrix (n, k)")
     rows = len(matrices[0])
     if any(len(x) != rows for x in matrices):
         raise ValueError("the matrices of features have different numbers of candidates")
-    if not 1 <= count <= rows:
-        raise ValueError(f"cannot choose {count} of {rows}")
+    if not 1 <= count <= rows - len(kept):
+        raise ValueError(f"cannot choose {count} of {rows - len(kept)}")
     designs = [_Design(_whitened(x)) for x in matrices]
     chosen: list[int] = []
 
@@ -61,11 +64,13 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
 
     def best() -> tuple[int, Array]:
         gains = np.sum([design.gains() for design in designs], axis=0)
-        gains[chosen] = -1.0
+        gains[[*chosen, *kept]] = -1.0
         return int(gains.argmax()), gains
 
+    for row in kept:
+        change(row, 1.0)
     for place in range(count):
-        chosen.append(random.Random(seed).randrange(rows) if place == 0 else best()[0])
+        chosen.append(best()[0] if place or kept else random.Random(seed).randrange(rows))
         change(chosen[-1], 1.0)
     for _ in range(_ROUNDS):
         changed = False
@@ -83,17 +88,26 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
     return sorted(chosen)
 
 
-def designed(features: Array | Sequence[Array], count: int, seed: int = 0, at_random: float = AT_RANDOM) -> list[int]:
-    """Chooses rows by D-optimality and some at random: extreme rows tell the costs, ordinary ones the errors.
+def designed(
+    features: Array | Sequence[Array],
+    count: int,
+    seed: int = 0,
+    at_random: float = AT_RANDOM,
+    kept: Sequence[int] = (),
+) -> list[int]:
+    """Chooses rows at random and others by D-optimality: ordinary rows tell the errors, extreme ones the costs.
+
+    The random ones are drawn first, and the design adds to them what they do not tell.
 
     Args:
         features: as `d_optimal`.
         count: rows to choose, 1 to n.
         seed: of both choices.
         at_random: share of the rows that is drawn at random.
+        kept: as `d_optimal`.
 
     Returns:
-        `count` different row numbers: those by design first, each part ascending.
+        `count` different row numbers without those kept: those by design first, each part ascending.
 
     Raises:
         ValueError: as `d_optimal`, or the share is not from 0 to 1.
@@ -101,13 +115,13 @@ def designed(features: Array | Sequence[Array], count: int, seed: int = 0, at_ra
     if not 0 <= at_random <= 1:
         raise ValueError(f"the share at random must be from 0 to 1, not {at_random}")
     first = features[0] if isinstance(features, Sequence) and features else features
-    rows = len(first)
-    if not 1 <= count <= rows:
-        raise ValueError(f"cannot choose {count} of {rows}")
-    drawn = round(count * at_random)
-    by_design = d_optimal(features, count - drawn, seed) if count > drawn else []
-    rest = sorted(set(range(rows)) - set(by_design))
-    return by_design + sorted(random.Random(seed).sample(rest, drawn))
+    rest = sorted(set(range(len(first))) - set(kept))
+    if not 1 <= count <= len(rest):
+        raise ValueError(f"cannot choose {count} of {len(rest)}")
+    drawn = sorted(random.Random(seed).sample(rest, round(count * at_random)))
+    if len(drawn) == count:
+        return drawn
+    return d_optimal(features, count - len(drawn), seed, [*kept, *drawn]) + drawn
 
 
 class _Design:
