@@ -2,7 +2,8 @@
 
 Reads files of `hwnas fit` (or of `Fitted.save`) with their samples, fits the additive model of this version on them,
 and writes an entry for each: costs by feature, the device, the number of samples, the noise. Prints the entries, and
-how well each device is predicted from the others' costs and a few samples of its own, beside these samples alone.
+how well each device is predicted from the others' costs and a few samples of its own, beside these samples alone;
+and measured / estimated by `roofline` with the peaks of this machine, the least and the greatest.
 
     python benchmarks/bank.py cpu.json cpu-int8.json --out cost_models/bank
 """
@@ -20,6 +21,7 @@ import numpy as np
 from hwnas.cost_models import AdditiveModel, Fitted
 from hwnas.cost_models.accuracy import accuracy
 from hwnas.cost_models.bank import BankEntry, add_to_bank, entry_of
+from hwnas.cost_models.roofline import RooflineModel
 from hwnas.cost_models.transfer import TransferModel
 
 
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         others = [other for each, other in entries.items() if each != name and other.target == entry.target]
         rows.append({"device": name, **_compared(fitted[name], others, options.samples, range(options.seeds))})
         told = " ".join(f"{key} {row:.3f}" for key, row in rows[-1].items() if isinstance(row, float))
+        ratios = [one.value / RooflineModel().fit().predict(one.graph).value for one in fitted[name].samples]
+        told += f"; measured / roofline {min(ratios):.2f} to {max(ratios):.2f}"
         print(f"{name}: {entry.samples} samples of {entry.space or 'no space'}, noise {entry.noise:.1%}; {told}")
         if options.out is not None:
             print(add_to_bank(entry, options.out))
