@@ -37,8 +37,8 @@ class AdditiveModel(CostModel):
     Minimises sum(((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p are the usual costs of the
     set of features, scaled to the samples, or give every feature the same share (root mean square over the samples) of
     the cost where none are stated. Of the sets that with the smallest error at left-out samples is taken; the features
-    of the others cost nothing. Intervals are jackknife+ (Barber et al., Predictive inference with the jackknife+, Annals
-    of Statistics 49, 2021) on the logarithm of the ratio, so that they are never negative.
+    of the others cost nothing. Intervals are jackknife+ (Barber et al., Predictive inference with the jackknife+,
+    Annals of Statistics 49, 2021) on the logarithm of the ratio, so that they are never negative.
     """
 
     name: ClassVar[str] = "additive"

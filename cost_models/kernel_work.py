@@ -125,7 +125,8 @@ def _arithmetic(node: Node) -> float:
     if node.macs:
         return made * (FUSED.get(node.attributes.get("activation", ""), 8.0) + REQUANTISED * _is_8_bit(node))
     if node.op in POOLS:
-        return made * math.prod(node.attributes.get("kernel") or [1]) * POOLS[node.op]
+        window: list[int] = node.attributes.get("kernel") or [1]
+        return made * math.prod(window) * POOLS[node.op]
     read: list[int] = [math.prod(shape) for shape in node.inputs]
     steps = ARITHMETIC.get(node.op, 1.0)
     if node.op == "Transpose" and node.inputs:
@@ -133,7 +134,7 @@ def _arithmetic(node: Node) -> float:
         steps = steps * (BY_VALUE if len(node.inputs[0]) > 4 else 1.0) if moved else 0.0
     elif node.op.startswith("QLinear") and len(set(read)) > 1 and node.op != "QLinearConcat":
         steps *= BROADCAST
-    return steps * float(max([made, *read]))
+    return steps * max([made, *read])
 
 
 def _gathered(node: Node) -> float:
