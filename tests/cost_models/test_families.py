@@ -35,6 +35,9 @@ def _full_size(families: Any, name: str) -> torch.nn.Module:
         "shufflenet x1": lambda: families.shufflenet((116, 232, 464, 1024), 1000, large=True),
         "mobilenet_v1": lambda: families.mobilenet_v1(1, 1000, large=True),
         "squeezenet": lambda: families.squeezenet(1, 1000, large=True),
+        "resnext50": lambda: families.resnext((3, 4, 6, 3), 128, 32, 1000, large=True),
+        "mixer small": lambda: families.Mixer(224, 16, 512, 8, 1000),
+        "convnext tiny": lambda: families.convnext((3, 3, 9, 3), 96, 1000),
         "vit tiny": lambda: families.Transformer(224, 16, 192, 3, 12, 1000),
     }
     with torch.device("meta"):
@@ -55,6 +58,9 @@ def _full_size(families: Any, name: str) -> torch.nn.Module:
         ("mobilenet_v1", 4_231_976),
         ("squeezenet", 1_248_424),
         ("vit tiny", 5_717_416),
+        ("resnext50", 25_028_904),
+        ("mixer small", 18_528_264),
+        ("convnext tiny", 28_589_128),
     ],
 )
 def test_parameters_of_the_published_size(families: Any, name: str, parameters: int) -> None:
@@ -74,7 +80,7 @@ def test_small_networks(families: Any) -> None:
     networks = list(families.families())
     assert len({network.name for network in networks}) == len(networks)
     counts = {family: len(sizes) for family, sizes in families.FAMILIES.items()}
-    assert len(counts) == 8 and min(counts.values()) >= 5
+    assert len(counts) == 11 and min(counts.values()) >= 4
     for network in networks:
         if network.input_shape[1] == 32:
             model = network.build().eval()
