@@ -33,8 +33,8 @@ PARTIAL = 4 / 3
 POINTER, RUN, PACKED = 2.0, 20.0, 0.2
 """Vector steps to look up where an input value begins, to copy a run of neighbours, and to pack one value of it."""
 
-COPIED = 3.0
-"""Vector steps to copy one 32-bit value into the matrix of an unrolled convolution."""
+COPIED = 0.5
+"""Vector steps to copy one 32-bit value into the matrix of an unrolled convolution, and from there into its blocks."""
 
 REQUANTISED = 3
 """Steps per value from a 32-bit sum to 8 bits: to float and scaled, rounded, narrowed."""
@@ -87,6 +87,10 @@ def padded_macs(node: Node) -> float:
         return (
             math.prod(found.sides) * math.prod(found.kernel) * _up(found.read, 4) * _up_8_bit(found.made) * node.group
         )
+    if node.domain not in ("", BLOCKED):  # a matrix product whose columns are the places
+        places = math.prod(found.sides)
+        products = math.prod(found.kernel) * found.read * found.made * node.group
+        return float(products * (_up(places, 2 * LANES) if places > 1 else 1))
     vectors = -(-found.made // LANES)
     sets = [TILE_VECTORS] * (vectors // TILE_VECTORS) + [vectors % TILE_VECTORS]
     if found.pointwise:
