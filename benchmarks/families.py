@@ -1,4 +1,4 @@
-"""Networks of eight families other than `mobile`, written from their papers and scaled to inputs of 32 to 96 pixels.
+"""Networks of eleven families other than `mobile`, written from their papers and scaled to inputs of 32 to 96 pixels.
 
 The full-size builders take the paper's sizes, so that parameters and multiply-adds can be held against published ones.
 For small inputs the stem keeps the side where the paper's halves it twice, and the widths are divided; the building
@@ -6,7 +6,9 @@ blocks stay what they are. Papers: ResNet (He et al. 2016, arXiv:1512.03385), VG
 arXiv:1409.1556), DenseNet (Huang et al. 2017, arXiv:1608.06993), ShuffleNetV2 (Ma et al. 2018, arXiv:1807.11164),
 MobileNetV1 (Howard et al. 2017, arXiv:1704.04861), SqueezeNet (Iandola et al. 2016, arXiv:1602.07360), vision
 transformer (Dosovitskiy et al. 2021, arXiv:2010.11929; its small sizes are those of Touvron et al. 2021,
-arXiv:2012.12877), and cells of NAS-Bench-201 (Dong and Yang 2020, arXiv:2001.00326), drawn at random.
+arXiv:2012.12877), ResNeXt (Xie et al. 2017, arXiv:1611.05431), MLP-Mixer (Tolstikhin et al. 2021, arXiv:2105.01601),
+ConvNeXt (Liu et al. 2022, arXiv:2201.03545), and cells of NAS-Bench-201 (Dong and Yang 2020, arXiv:2001.00326), drawn
+at random.
 """
 
 from __future__ import annotations
@@ -43,13 +45,13 @@ def _classified(layers: Sequence[nn.Module], read: int, classes: int) -> nn.Modu
 
 
 class Bottleneck(nn.Module):
-    """Narrow, filter, widen by four, and a shortcut (ResNet, figure 5 right; the 3x3 takes the stride)."""
+    """Narrow, filter, widen, and a shortcut (ResNet, figure 5 right; ResNeXt, figure 3c; the 3x3 takes the stride)."""
 
-    def __init__(self, read: int, narrow: int, stride: int) -> None:
+    def __init__(self, read: int, narrow: int, stride: int, groups: int = 1, widen: int = 4) -> None:
         super().__init__()
-        made = 4 * narrow
+        made = widen * narrow
         self.layers = nn.Sequential(
-            *unit(read, narrow, 1), *unit(narrow, narrow, 3, stride), *unit(narrow, made, 1, active=False)
+            *unit(read, narrow, 1), *unit(narrow, narrow, 3, stride, groups), *unit(narrow, made, 1, active=False)
         )
         same = stride == 1 and read == made
         self.shortcut = nn.Identity() if same else nn.Sequential(*unit(read, made, 1, stride, active=False))
@@ -312,6 +314,107 @@ class Transformer(nn.Module):
         return out
 
 
+def resnext(depths: Sequence[int], width: int, groups: int, classes: int = CLASSES, large: bool = False) -> nn.Module:
+    """Stages of bottlenecks with grouped convolutions, twice as wide as they are narrow (ResNeXt, table 1).
+
+    Args:
+        depths: blocks per stage.
+        width: channels of the grouped convolutions in the first stage.
+        groups: of these, in every stage.
+        classes: number of classes.
+        large: the stem for 224 pixels.
+    """
+    read = 64 if large else width
+    layers = [*unit(3, read, 7, 2), nn.MaxPool2d(3, 2, 1)] if large else unit(3, read, 3)
+    for stage, depth in enumerate(depths):
+        for place in range(depth):
+            stride = 2 if stage and place == 0 else 1
+            layers.append(Bottleneck(read, width << stage, stride, groups, widen=2))
+            read = 2 * width << stage
+    return _classified(layers, read, classes)
+
+
+def _perceptron(read: int, hidden: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(read, hidden), nn.GELU(), nn.Linear(hidden, read))
+
+
+class Mix(nn.Module):
+    """A perceptron over the patches, then one over the channels (MLP-Mixer, figure 1)."""
+
+    def __init__(self, width: int, patches: int, over_patches: int, over_channels: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.patches, self.channels = _perceptron(patches, over_patches), _perceptron(width, over_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.patches(self.first(x).transpose(1, 2)).transpose(1, 2)
+        out: torch.Tensor = x + self.channels(self.second(x))
+        return out
+
+
+class Mixer(nn.Module):
+    """Patches, blocks, and a head on their mean.
+
+    Args:
+        side: of the input.
+        patch: side of a patch.
+        width: values per patch; perceptrons are half of it and four times as wide.
+        depth: number of blocks.
+        classes: number of classes.
+    """
+
+    def __init__(self, side: int, patch: int, width: int, depth: int, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        count = (side // patch) ** 2
+        self.blocks = nn.Sequential(*(Mix(width, count, width // 2, 4 * width) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.norm(self.blocks(self.patches(x).flatten(2).transpose(1, 2))).mean(1))
+        return out
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Normalises the channels of each place of (n, c, h, w)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Next(nn.Module):
+    """A depthwise 7x7, and a perceptron at each place (ConvNeXt, figure 4)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.filter, self.norm = nn.Conv2d(width, width, 7, padding=3, groups=width), nn.LayerNorm(width)
+        self.perceptron, self.scale = _perceptron(width, 4 * width), nn.Parameter(torch.full((width,), 1e-6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.perceptron(self.norm(self.filter(x).permute(0, 2, 3, 1)))
+        out: torch.Tensor = x + (self.scale * y).permute(0, 3, 1, 2)
+        return out
+
+
+def convnext(depths: Sequence[int], width: int, classes: int = CLASSES, patch: int = 4) -> nn.Module:
+    """Stages of blocks, each twice as wide as the one before.
+
+    Args:
+        depths: blocks per stage.
+        width: channels of the first stage.
+        classes: number of classes.
+        patch: side of the stem's patches, 4 in the paper.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(3, width, patch, patch), ChannelNorm(width, eps=1e-6)]
+    for stage, depth in enumerate(depths):
+        if stage:
+            layers += [ChannelNorm(width << stage - 1, eps=1e-6), nn.Conv2d(width << stage - 1, width << stage, 2, 2)]
+        layers += [Next(width << stage) for _ in range(depth)]
+    read = width << len(depths) - 1
+    tail = [nn.AdaptiveAvgPool2d(1), ChannelNorm(read, eps=1e-6), nn.Flatten(), nn.Linear(read, classes)]
+    return nn.Sequential(*layers, *tail)
+
+
 def _nasbench201(seed: int, side: int) -> nn.Module:
     space = load_space("nasbench201", input_shape=(3, side, side), num_classes=CLASSES, params={}, allow_code=None)
     return space.build(space.random(seed))
@@ -373,6 +476,24 @@ FAMILIES: dict[str, dict[tuple[str, int], Callable[[], nn.Module]]] = {
         ("p16-w192", 96): lambda: Transformer(96, 16, 192, 3, 6),
     },
     "nasbench201": {(f"cell{seed}", 32): partial(_nasbench201, seed, 32) for seed in range(6)},
+    "resnext": {
+        ("29-w16-g4", 32): lambda: resnext((3, 3, 3), 16, 4),
+        ("11-w32-g8", 32): lambda: resnext((1, 1, 1), 32, 8),
+        ("20-w24-g2", 32): lambda: resnext((2, 2, 2), 24, 2),
+        ("14-w32-g4-large", 96): lambda: resnext((1, 1, 1, 1), 32, 4, large=True),
+    },
+    "mixer": {
+        ("p4-w64", 32): lambda: Mixer(32, 4, 64, 4),
+        ("p4-w128", 32): lambda: Mixer(32, 4, 128, 4),
+        ("p8-w128", 64): lambda: Mixer(64, 8, 128, 3),
+        ("p16-w192", 96): lambda: Mixer(96, 16, 192, 4),
+    },
+    "convnext": {
+        ("w16", 32): lambda: convnext((1, 1, 3, 1), 16, patch=2),
+        ("w24", 32): lambda: convnext((2, 2, 2), 24, patch=2),
+        ("w24", 64): lambda: convnext((1, 1, 3, 1), 24),
+        ("w32", 96): lambda: convnext((1, 1, 3, 1), 32),
+    },
 }
 """Family → (name, side of the input) → builder."""
 

@@ -33,8 +33,8 @@ PARTIAL = 4 / 3
 POINTER, RUN, PACKED = 2.0, 20.0, 0.2
 """Vector steps to look up where an input value begins, to copy a run of neighbours, and to pack one value of it."""
 
-COPIED = 3.0
-"""Vector steps to copy one 32-bit value into the matrix of an unrolled convolution."""
+COPIED = 0.5
+"""Vector steps to copy one 32-bit value into the matrix of an unrolled convolution, and from there into its blocks."""
 
 REQUANTISED = 3
 """Steps per value from a 32-bit sum to 8 bits: to float and scaled, rounded, narrowed."""
@@ -87,6 +87,10 @@ def padded_macs(node: Node) -> float:
         return (
             math.prod(found.sides) * math.prod(found.kernel) * _up(found.read, 4) * _up_8_bit(found.made) * node.group
         )
+    if node.domain not in ("", BLOCKED):  # a matrix product whose columns are the places
+        places = math.prod(found.sides)
+        products = math.prod(found.kernel) * found.read * found.made * node.group
+        return float(products * (_up(places, 2 * LANES) if places > 1 else 1))
     vectors = -(-found.made // LANES)
     sets = [TILE_VECTORS] * (vectors // TILE_VECTORS) + [vectors % TILE_VECTORS]
     if found.pointwise:
@@ -125,7 +129,8 @@ def _arithmetic(node: Node) -> float:
     if node.macs:
         return made * (FUSED.get(node.attributes.get("activation", ""), 8.0) + REQUANTISED * _is_8_bit(node))
     if node.op in POOLS:
-        return made * math.prod(node.attributes.get("kernel") or [1]) * POOLS[node.op]
+        window: list[int] = node.attributes.get("kernel") or [1]
+        return made * math.prod(window) * POOLS[node.op]
     read: list[int] = [math.prod(shape) for shape in node.inputs]
     steps = ARITHMETIC.get(node.op, 1.0)
     if node.op == "Transpose" and node.inputs:
@@ -133,7 +138,7 @@ def _arithmetic(node: Node) -> float:
         steps = steps * (BY_VALUE if len(node.inputs[0]) > 4 else 1.0) if moved else 0.0
     elif node.op.startswith("QLinear") and len(set(read)) > 1 and node.op != "QLinearConcat":
         steps *= BROADCAST
-    return steps * float(max([made, *read]))
+    return steps * max([made, *read])
 
 
 def _gathered(node: Node) -> float:

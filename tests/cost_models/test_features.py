@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from hwnas.cost_models import FEATURES, AdditiveModel, totals
+from hwnas.cost_models.features import FEATURE_SETS
+from hwnas.cost_models.kernel_work import depthwise_steps, padded_macs, vector_steps
 from hwnas.profilers import Graph, Node
 from hwnas.spaces.errors import DataError
 
 NCHWC = "com.microsoft.nchwc"
 SHAPE = ((1, 8, 4, 4),)
+OF = {"padded_macs": padded_macs, "depthwise_steps": depthwise_steps, "vector_steps": vector_steps}
 
 
 def test_totals() -> None:
@@ -36,7 +41,9 @@ def test_totals() -> None:
         Node("m", "Mul", "", SHAPE, SHAPE, "float32", bytes_in=1024, bytes_out=512),
     )
     found = dict(zip(FEATURES, totals(Graph(nodes, ((0, 1), (1, 2), (2, 5)))), strict=True))
-    assert found == {
+    own = ("padded_macs", "depthwise_steps", "vector_steps")
+    assert {name: found[name] for name in own} == {name: sum(OF[name](node) for node in nodes) for name in own}
+    assert {name: value for name, value in found.items() if name not in own} == {
         "calls": 1,
         "depth": 4,
         "kernels": 5,
@@ -53,6 +60,40 @@ def test_totals() -> None:
 
 def test_an_empty_graph() -> None:
     assert totals(Graph((), ())).tolist() == [1.0] + [0.0] * (len(FEATURES) - 1)
+
+
+def test_sets_of_features() -> None:
+    used = {name for one in FEATURE_SETS.values() for name in one.features}
+    assert used == set(FEATURES), "no total is taken for nothing"
+    for one in FEATURE_SETS.values():
+        assert [FEATURES[column] for column in one.columns] == list(one.features)
+        assert set(one.usual) in (set(), set(one.features)) and all(cost > 0 for cost in one.usual.values())
+
+
+def _samples(costs: dict[str, float], count: int = 20) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Totals of networks of a usual kind, without any weights, and what they cost."""
+    usual = FEATURE_SETS["executed"].usual
+    x = np.random.default_rng(0).uniform(1, 10, (count, len(FEATURES)))
+    x *= np.array([1e4 / usual.get(name, 1.0) for name in FEATURES])
+    x[:, FEATURES.index("weight_bytes")] = 0.0
+    return x, x @ np.array([costs.get(name, 0.0) for name in FEATURES])
+
+
+@pytest.mark.parametrize("name", ["padded_macs", "window_values"])
+def test_the_set_that_explains_the_samples_is_taken(name: str) -> None:
+    cost = FEATURE_SETS["executed"].usual.get(name, 1.0)
+    x, y = _samples({name: cost, "kernels": 1e3})
+    model = AdditiveModel().fit_totals(x, y)
+    assert np.abs(model.predict_totals(x)[0] / y - 1).max() < 0.05
+    taken = next(one for one in FEATURE_SETS.values() if name in one.features)
+    assert all(cost == 0 for cost, other in zip(model.costs, FEATURES, strict=True) if other not in taken.features)
+
+
+def test_work_that_no_sample_had_is_not_free() -> None:
+    costs = dict(FEATURE_SETS["executed"].usual)
+    model = AdditiveModel().fit_totals(*_samples({name: 3e-6 * cost for name, cost in costs.items()}))
+    found = model.costs[FEATURES.index("weight_bytes")]
+    assert found == pytest.approx(3e-6 * costs["weight_bytes"], rel=0.02), "the ratio that is usual"
 
 
 @pytest.mark.parametrize("cost", [-1.0, "x", True, None])
