@@ -42,25 +42,37 @@ class _Blocking:
         self._made: dict[int, int] = {}
         """Value → the value for which its call was made, when that is another."""
         self._next = network.new()
+        self._in_file = {
+            value: place + (self._next if call.activation else 0)
+            for place, (value, call) in enumerate(network.calls.items())
+        }
+        """Value → number of its call; a convolution that took in its activation was made anew."""
 
     def network(self) -> Network:
         """Returns the network in blocks."""
-        self._old.from_output({value: place for place, value in enumerate(self._old.calls)})
+        self._old.from_output(self._in_file)
+        passed = {value: place for place, value in enumerate(self._old.calls)}
         for value, call in self._old.items():
             if not self._taken_over(value, call):
                 self._calls[value] = call.with_inputs(*(self._plain(x) for x in call.inputs))
         network = Network(self._old.shape, self._calls, self._plain(self._old.output))
-        network.from_output(self._numbers())
+        network.from_output(self._numbers(passed))
         return network
 
-    def _numbers(self) -> dict[int, int]:
-        """Numbers of the calls as onnxruntime makes them: what it replaces comes after what it leaves alone."""
-        many = self._next + 1
-        last = {"": 0, DOMAIN: many}
-        numbers = {value: last[call.domain] + self._made.get(value, value) for value, call in self._calls.items()}
+    def _numbers(self, passed: dict[int, int]) -> dict[int, int]:
+        """Numbers of the calls as onnxruntime makes them: what it replaces comes after what it leaves alone.
+
+        Args:
+            passed: value → when it was come to.
+        """
+        many = 2 * self._next
+        numbers = {}
         for value, call in self._calls.items():
+            old = self._made.get(value, value)
             if call.op == "ReorderOutput":
                 numbers[value] = 2 * many + value
+            else:
+                numbers[value] = many + passed.get(old, value) if call.domain == DOMAIN else self._in_file.get(old, 0)
         return numbers
 
     def _taken_over(self, value: int, call: Call) -> bool:

@@ -130,7 +130,7 @@ def _operation(builder: GraphBuilder, x: int, operation: str) -> int:
 
 def _reduction(builder: GraphBuilder, x: int, channels: int) -> int:
     """The residual block of stride 2 between stages."""
+    shortcut = builder.convolution(builder.average_pool(x, 2, 2), channels, 1, normalised=False)
     y = builder.convolution(builder.relu(x), channels, 3, 2)
     y = builder.convolution(builder.relu(y), channels, 3)
-    shortcut = builder.convolution(builder.average_pool(x, 2, 2), channels, 1, normalised=False)
     return builder.total([shortcut, y])
