@@ -15,6 +15,7 @@ from typing import Any
 
 from .blocked_layout import blocked_layout
 from .network import INPUT, Call, Network
+from .quantised import quantised
 
 __all__ = ["Rule", "applied", "fold_normalisation", "fuse_activations", "needed", "once", "rules_of"]
 
@@ -160,7 +161,16 @@ def onnxruntime_fp32(block: int) -> tuple[Rule, ...]:
     )
 
 
-_RULES: dict[tuple[str, str], Callable[[int], tuple[Rule, ...]]] = {("onnxruntime", "fp32"): onnxruntime_fp32}
+def onnxruntime_int8(block: int) -> tuple[Rule, ...]:
+    """Rules of onnxruntime on the CPU for files with quantise-dequantise pairs; they know no blocks."""
+    fused = partial(fuse_activations, activations=("Relu",))
+    return (once, needed, fold_normalisation, tell_dilations, shapes_as_constants, fused, quantised)
+
+
+_RULES: dict[tuple[str, str], Callable[[int], tuple[Rule, ...]]] = {
+    ("onnxruntime", "fp32"): onnxruntime_fp32,
+    ("onnxruntime", "int8"): onnxruntime_int8,
+}
 
 
 def rules_of(runtime: str, precision: str, block: int | None = None) -> tuple[Rule, ...] | None:
