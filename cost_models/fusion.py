@@ -17,7 +17,7 @@ from .blocked_layout import blocked_layout
 from .network import INPUT, Call, Network
 from .quantised import quantised
 
-__all__ = ["Rule", "applied", "fold_normalisation", "fuse_activations", "needed", "once", "rules_of"]
+__all__ = ["Rule", "applied", "fold_normalisation", "fuse_activations", "fuse_sums", "needed", "once", "rules_of"]
 
 Rule = Callable[[Network], Network]
 
@@ -83,6 +83,26 @@ def fuse_activations(network: Network, activations: Collection[str] = _ACTIVATIO
             before.attributes["activation"] = call.op
             network.calls[value] = before
     return network
+
+
+def fuse_sums(network: Network) -> Network:
+    """A convolution read only by a sum, with neither an activation nor a sum yet, adds by itself."""
+    readers = network.readers()
+    for value, call in network.items():
+        if call.op != "Add":
+            continue
+        for place, x in enumerate(call.inputs):
+            before = network.calls.get(x)
+            if before is not None and before.op == "Conv" and _is_bare(before) and readers[x] == 1:
+                before.inputs.append(call.inputs[1 - place])
+                del network.calls[x]
+                network.calls[value] = before
+                break
+    return network
+
+
+def _is_bare(call: Call) -> bool:
+    return not call.activation and len(call.inputs) == 1
 
 
 def tell_dilations(network: Network) -> Network:

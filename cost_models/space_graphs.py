@@ -40,8 +40,8 @@ def written_graph(
             those of this machine.
 
     Returns:
-        None where there is no fast path: another space, a runtime or precision without rules for this network, a processor whose blocks
-        are not known, or a network that does not depend on its input. Ask the runtime then.
+        None where there is no fast path: another space, a runtime or precision without rules for this network, a
+        processor whose blocks are not known, or a network that does not depend on its input. Ask the runtime then.
     """
     rules = rules_of(runtime, precision, block)
     network = plain_network(space, architecture) if rules is not None else None
