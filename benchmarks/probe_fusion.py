@@ -1,7 +1,8 @@
 """Fusions inferred from times, against what the runtime tells of the same chains.
 
 A pair counts as fused when the runtime's own graph has, per link, less than half a kernel more with the second operator
-than without. A chain is measured in several turns; its latency is the least of them, its error how far the next one is from it.
+than without. A chain is measured in several turns; its latency is the least of them, its error how far the next one is
+from it.
 
     python benchmarks/probe_fusion.py --runtime onnxruntime
 """

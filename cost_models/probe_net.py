@@ -62,7 +62,13 @@ def _layer(name: str, channels: int) -> nn.Module:
         return nn.MaxPool2d(3, stride=1, padding=1)
     if name == "bn":
         return _normalisation(channels)
-    return {"add": nn.Identity, "hswish": nn.Hardswish, "relu": nn.ReLU, "swish": nn.SiLU}[name]()
+    kinds: dict[str, type[nn.Module]] = {
+        "add": nn.Identity,
+        "hswish": nn.Hardswish,
+        "relu": nn.ReLU,
+        "swish": nn.SiLU,
+    }
+    return kinds[name]()
 
 
 def _normalisation(channels: int) -> nn.Module:
