@@ -1,8 +1,8 @@
 """Fusions inferred from times, against what the runtime tells of the same chains.
 
 A pair counts as fused when the runtime's own graph has, per link, less than half a kernel more with the second operator
-than without. A chain is measured in several turns; its latency is the least of them, its error how far the next one is
-from it.
+than without. A chain is measured in several turns; its latency is the shortest inference of all, its error how far the
+shortest of the next best turn is from it.
 
     python benchmarks/probe_fusion.py --runtime onnxruntime
 """
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; returns the exit code: 1 when a pair was decided wrongly."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runtime", default="onnxruntime", help="(default onnxruntime)")
-    parser.add_argument("--turns", type=int, default=3, help="measurements of each chain (default 3)")
+    parser.add_argument("--turns", type=int, default=5, help="measurements of each chain (default 5)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args(arguments)
     begun = time.perf_counter()
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with LocalProfiler(options.runtime, budget_s=0.3, attempts=1) as profiler:
             for _ in range(options.turns):
                 for text, path in files.items():
-                    times[text].append(profiler.measure(path).latency_ms)
+                    times[text].append(profiler.measure(path).min_ms)
             taken = {text: profiler.graph(path) for text, path in files.items()}
         table = probe_fusion(lambda model: _summed_up(times[_text_of(model)]))
         kernels = {text: len(graph.nodes) for text, graph in taken.items()}
