@@ -264,7 +264,8 @@ def _foretold(row: Mapping[str, Any], metric: str) -> Reading | None:
     if value is None:
         return None
     low, high = (_number(row.get(f"{metric}.predicted.{end}")) for end in ("low", "high"))
-    return Reading(value, low, high, "predicted")
+    model = _text(row.get(f"{metric}.predicted.by"))
+    return Reading(value, low, high, "estimated" if model == "roofline" else "predicted", model=model)
 
 
 def _reading(row: Mapping[str, Any], metric: str, own_unit: bool = False) -> Reading:

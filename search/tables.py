@@ -36,7 +36,7 @@ MAX_BYTES, MAX_ROWS = 2 << 30, 5_000_000
 """Of a table: it is held in memory as a whole."""
 MISSING = "data"
 """Code of a trial that fails for want of a reading."""
-_PARTS = (".low", ".high", ".source", ".noisy", ".predicted")
+_PARTS = (".low", ".high", ".source", ".noisy", ".predicted", ".by")
 
 
 class ColumnError(UsageError):

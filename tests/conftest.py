@@ -199,8 +199,11 @@ class FakeDevice:
         node = Node(f"of {model.parent.name}", "Conv", "", ((1, 1, 8, 8),), ((1, 4, 8, 8),), "float32", macs=2304)
         return Graph((node,), (), "fake")
 
-    def predict(self, graph: object) -> Reading | None:
-        return None
+    def predict(self, graph: object) -> dict[str, Reading]:
+        return {}
+
+    def knows(self, arch_id: str) -> bool:
+        return False
 
     def measure(
         self, arch_id: str, model: Path, graph: object = None, stem: str = "", **how: object
