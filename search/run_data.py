@@ -204,6 +204,11 @@ class RunData:
         )
 
     @cached_property
+    def screened(self) -> tuple[Trial, ...]:
+        """The trials that a cost model refused: a limit was surely broken by what it predicted."""
+        return tuple(trial for trial in self.rows if _was_screened(trial))
+
+    @cached_property
     def beaten(self) -> int:
         """How many finalists were verified, and are not on the front: others beat them."""
         sound = sum(event.get("feasible") is True for event in self._finalists.values())
@@ -233,6 +238,13 @@ class RunData:
             except (TypeError, ValueError, KeyError) as error:
                 raise DataError(f"{self.folder / file}: row {index} is not a trial: {error}") from error
         return tuple(sorted(trials, key=lambda trial: trial.number))
+
+
+def _was_screened(trial: Trial) -> bool:
+    """True when the metric that its reason names was no more than predicted."""
+    code, _, rest = trial.reason.partition(": ")
+    named = rest.split(maxsplit=1)[:1]
+    return trial.state == "pruned" and code == "infeasible" and trial.reading("".join(named)).source == "predicted"
 
 
 def _trial(row: Mapping[str, Any], metrics: tuple[str, ...], own_unit: bool) -> Trial:

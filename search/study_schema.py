@@ -88,12 +88,10 @@ LATER_FORMATS = ("executorch", "litert", "ncnn", "openvino", "tflite")
 class Spec(BaseModel):
     """Frozen, strict, closed."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, serialize_by_alias=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, serialize_by_alias=True)
 
     @classmethod
-    def keys(cls) -> dict[str, FieldInfo]:
+    def by_key(cls) -> dict[str, FieldInfo]:
         """Returns the fields by their keys in a study file."""
         return {field.alias or name: field for name, field in cls.model_fields.items()}
 
@@ -486,7 +484,9 @@ class StudySpec(Spec):
         title="mapping of names",
         description="where models run, by the name used in metric@device",
     )
-    cost_model: CostModelSpec = Field(default=CostModelSpec(), title="mapping", description="predicts what a device would say")
+    cost_model: CostModelSpec = Field(
+        default=CostModelSpec(), title="mapping", description="predicts costs without measuring"
+    )
     objectives: tuple[ObjectiveSpec, ...] = Field(
         min_length=1, max_length=4, title="list", description="1 to 4 things to be best at"
     )
@@ -555,7 +555,7 @@ class StudySpec(Spec):
         given = self.cost_model.from_
         if isinstance(given, str) and len(runs) > 1:
             example = ", ".join(f"{name}: {name}.json" for name in runs[:2])
-            raise fault(f"there are {len(runs)} devices: say which one it is of, e.g. {{{example}}}", "cost_model", "from")
+            raise fault(f"which of {len(runs)} devices is it of? Write e.g. {{{example}}}", "cost_model", "from")
         for name in given if isinstance(given, Mapping) else ():
             if name not in self.devices:
                 raise fault(f"unknown device '{name}'{did_you_mean(name, runs)}", "cost_model", "from", name)
@@ -643,7 +643,7 @@ def _other_than_default(spec: Spec, allowed: set[str]) -> str:
 
 def choices(section: type[Spec], key: str) -> tuple[str, ...]:
     """The values that a key may have, when they are a closed list; else empty."""
-    annotation = section.keys()[key].annotation
+    annotation = section.by_key()[key].annotation
     for part in (annotation, *get_args(annotation)):
         if str(getattr(part, "__origin__", "")) == "typing.Literal":
             return tuple(str(value) for value in get_args(part))

@@ -109,7 +109,7 @@ def study_reference() -> str:
         title = ".".join(path).replace(".*", "[…]") if path else "The file"
         parts.append(f"## {f'`{title}`' if path else title}\n\n{section.__doc__}\n")
         rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
-        for key, field in section.keys().items():
+        for key, field in section.by_key().items():
             cells = (f"`{key}`", _type_text(section, key), _default_text(section, key), field.description or "")
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         parts.append("\n".join(rows) + "\n")
@@ -161,7 +161,7 @@ _DATA = """\
 
 def _type_text(section: type[Spec], key: str) -> str:
     """The type of a key in words: its own title, its choices, or its number type with bounds."""
-    field = section.keys()[key]
+    field = section.by_key()[key]
     if field.title:
         return field.title
     if known := choices(section, key):
@@ -188,7 +188,7 @@ def _bounds(parts: list[Any]) -> list[str]:
 
 
 def _default_text(section: type[Spec], key: str) -> str:
-    field = section.keys()[key]
+    field = section.by_key()[key]
     if field.is_required():
         return "required"
     if field.default is None:

@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .views import Agreement, FrontView, Group, LimitLine, Point, Progress, Range, Strip
+from .agreement import Agreement
+from .views import FrontView, Group, LimitLine, Point, Progress, Range, Strip
 
 __all__ = ["CONFIG", "PALETTES", "agreement_figure", "front_figure", "progress_figure"]
 

@@ -167,7 +167,7 @@ def test_every_key_misspelt_finds_its_name(path: tuple[str, ...], section: Any) 
         overrides, where = ["quality.rungs=[{epochs: 1}]"], ["quality", "rungs", "0"]
     else:
         overrides = []
-    for key in section.model_fields:
+    for key in section.by_key():
         wrong = key[:-1] + "q" if len(key) > 3 else key + key[-1]
         line = fails(LEAST, *overrides, ".".join([*where, f"{wrong}=1"]))
         assert line.startswith("command line: ")
@@ -281,8 +281,8 @@ def test_reference_is_up_to_date() -> None:
 
 def test_reference_names_every_key() -> None:
     text = study_reference()
-    assert all(f"| `{key}` |" in text for section in SECTIONS.values() for key in section.model_fields)
-    assert all(field.description for section in SECTIONS.values() for field in section.model_fields.values())
+    assert all(f"| `{key}` |" in text for section in SECTIONS.values() for key in section.by_key())
+    assert all(field.description for section in SECTIONS.values() for field in section.by_key().values())
 
 
 def test_import_is_light() -> None:
