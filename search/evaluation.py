@@ -85,6 +85,11 @@ class Bench:
         """Runtime and precision of each device, in the study's order."""
         return [[device.runtime, device.precision] for device in self.devices.values()]
 
+    def begun_with(self) -> dict[str, dict[str, str]]:
+        """Returns the files of cost models that devices began with: place in the study file → `file` and `digest`."""
+        told = {f"cost_model.from.{name}": device.begun_with for name, device in self.devices.items()}
+        return {place: file for place, file in told.items() if file is not None}
+
     def artifacts(self, arch_id: str) -> Path:
         return self.folder / "artifacts" / arch_id
 

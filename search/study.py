@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .driver import Driver
     from .evaluation import Bench
     from .feasibility import LimitCheck, Probe, TimePlan
+    from .latency import Device
     from .selection import Selection
     from .study_schema import DeviceSpec, StudySpec
     from .tables import Tables
@@ -126,6 +127,9 @@ class Study:
         if spec.quality.path is not None:
             quality = spec.quality.model_copy(update={"path": str((base / spec.quality.path).resolve())})
             spec = spec.model_copy(update={"quality": quality})
+        if spec.cost_model.from_ is not None:
+            model = spec.cost_model.model_copy(update={"from_": _based_model(spec.cost_model.from_, base)})
+            spec = spec.model_copy(update={"cost_model": model})
         self.spec = spec.model_copy(update={"devices": {n: _based(d, base) for n, d in spec.devices.items()}})
         self._source: tuple[Path, Sequence[str]] | None = None
 
@@ -305,8 +309,11 @@ class Study:
             with self._placed():
                 tables = read_tables(self.spec, space)
                 tables.demand_one()
+            with self._placed():
+                self._begin(devices, space)
             now = {name: device.fingerprint() for name, device in devices.items()}
-            check_environment(self.folder, self.allow_code, data, now, tables.digests())
+            digests = {**tables.digests(), **bench.begun_with()}
+            check_environment(self.folder, self.allow_code, data, now, digests)
             if tables:
                 bench = replace(bench, tables=tables)
             if self.spec.builds:
@@ -317,6 +324,14 @@ class Study:
         finally:
             bench.close()
             shutil.rmtree(bench.scratch, ignore_errors=True)
+
+    def _begin(self, devices: Mapping[str, Device], space: Space) -> None:
+        """Makes the devices' cost models, from those files on that the study names."""
+        files = self.spec.fitted
+        several = isinstance(self.spec.cost_model.from_, Mapping)
+        for name, device in devices.items():
+            key = ("cost_model", "from", *([name] if several else []))
+            device.begin(space, self.spec.search.seed, Path(files[name]) if name in files else None, key)
 
     def _fitting_space(self, data: Mapping[str, Any] | None) -> Space:
         """Returns the space, with the data's shape and classes where the study file says neither."""
@@ -366,12 +381,13 @@ class Study:
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
-        """Says where in the study file an error of the space, or a column that a table lacks, stands."""
+        """Says where in the study file an error of the space, a table's column or a cost model stands."""
+        from .learning import WrongModelError
         from .tables import ColumnError
 
         try:
             yield
-        except ColumnError as error:
+        except (ColumnError, WrongModelError) as error:
             if self._source is None:
                 raise
             raise fault_at(*self._source, error.key, str(error)) from error
@@ -443,6 +459,13 @@ class Study:
             return f"no trial of {len(rows)} could be completed, the first because of {failed[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
         return "nothing feasible: " + "; ".join(line.strip() for line in told if line.strip())
+
+
+def _based_model(given: str | Mapping[str, str], base: Path) -> str | dict[str, str]:
+    """Returns the files of cost models, named from the study file's folder on."""
+    if isinstance(given, str):
+        return str((base / given).resolve())
+    return {name: str((base / path).resolve()) for name, path in given.items()}
 
 
 def _based(device: DeviceSpec, base: Path) -> DeviceSpec:
