@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cost_models.fitted import Fitted, Provenance, Sample, device_of, fit_model
+from ..cost_models.model import model_class
 from ..spaces.errors import UsageError
 from .metrics import Reading
 from .outcome import Z90
@@ -48,6 +49,8 @@ class Learner:
     def __init__(self, spec: CostModelSpec, path: Path, provenance: Provenance, begun: Fitted | None = None) -> None:
         self._spec, self._path, self._provenance, self._begun = spec, path, provenance, begun
         self._device = device_of(provenance.fingerprint)
+        fewest = 0 if spec.use == "none" else model_class("additive" if spec.use == "auto" else spec.use).min_samples
+        self._first = fewest if begun or not fewest else max(fewest, spec.samples)
         self._lock = threading.Lock()
         self._samples: dict[str, Sample] = {}
         self._noises: list[float] = []
@@ -85,7 +88,7 @@ class Learner:
         if self._spec.use == "none":
             return
         with self._lock:
-            count = samples_fitted(len(self._samples), self._spec, begun=self._begun is not None)
+            count = samples_fitted(len(self._samples), self._first)
             if count is None or count == self._fitted_on:
                 return
             samples = list(self._samples.values())[:count]
@@ -114,14 +117,18 @@ class Learner:
         return self._begun.provenance.noise
 
 
-def samples_fitted(count: int, spec: CostModelSpec, *, begun: bool = False) -> int | None:
-    """Returns to how many of the first `count` samples a model is fitted; None while there are too few.
+def samples_fitted(count: int, first: int) -> int | None:
+    """Returns to how many of so many samples a model is fitted; None while there are too few.
 
     A pure function of their number, so that a study that was stopped goes on with the same model.
+
+    Args:
+        count: samples so far.
+        first: at how many the model is used for the first time; 0 for a model that learns from none.
     """
-    if spec.use == "roofline":
+    if not first:
         return 0
-    fitted, following = None, (1 if begun else spec.samples)
+    fitted, following = None, first
     while following <= count:
         fitted = following
         following += 1 if following < EVERY else following // 20
