@@ -32,7 +32,7 @@ from .study_file import dump_study, fault_at, load_study_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..spaces import Shape, Space
+    from ..spaces import Architecture, Shape, Space
     from .driver import Driver
     from .evaluation import Bench
     from .feasibility import LimitCheck, Probe, TimePlan
@@ -50,6 +50,8 @@ SHIPPING = "local onnxruntime"
 """What compares and tests the files to ship when every device replays a table; no name of a study's device."""
 COVERED = 100
 """Random architectures that are looked for in the tables, to warn of a space that they hardly cover."""
+FEW = 10_000
+"""Architectures of a space for each one in the tables, from which on the search keeps to those."""
 RESERVE_BYTES = 32 << 20
 """Free space on the disk without which nothing is started."""
 
@@ -188,9 +190,12 @@ class Study:
 
             sound = [*(["data"] if known["data"] else []), *(["tables"] if bench.tables else [])]
             reporter.note(f"{', '.join(sound)} and space are sound; the run folder is {self.folder}")
+            only = None
             if bench.tables and not any(space.random(f"covered/{i}").id in bench.tables for i in range(COVERED)):
-                reporter.note(f"none of {COVERED} random architectures is in the tables: most trials will fail")
-            driver = Driver(bench, space, store, events, reporter)
+                only = _only(self.spec, space, bench.tables)
+                then = "the search keeps to those that are" if only else "most trials will fail"
+                reporter.note(f"none of {COVERED} random architectures is in the tables: {then}")
+            driver = Driver(bench, space, store, events, reporter, only)
             try:
                 with driver.at_work():
                     return self._through(driver, known)
@@ -459,6 +464,14 @@ class Study:
             return f"no trial of {len(rows)} could be completed, the first because of {failed[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
         return "nothing feasible: " + "; ".join(line.strip() for line in told if line.strip())
+
+
+def _only(spec: StudySpec, space: Space, tables: Tables) -> list[Architecture] | None:
+    """Returns the architectures of the tables when these tell everything, and of next to none of the space."""
+    if spec.exports:
+        return None
+    found, size = tables.architectures(), space.size()
+    return found if size is None or size > FEW * len(found) else None
 
 
 def _based_model(given: str | Mapping[str, str], base: Path) -> str | dict[str, str]:

@@ -338,6 +338,11 @@ class Tables:
         """Returns an architecture that is in the tables."""
         return next(each for each in self._known.values() if each.id == arch_id)
 
+    def architectures(self) -> list[Architecture]:
+        """Returns the architectures of the (narrowed) space that all tables can tell."""
+        known = {each.id: each for each in self._known.values()}
+        return [known[arch_id] for arch_id in self.common()]
+
     def _told(self) -> Iterator[tuple[str, Mapping[str, Reading]]]:
         known = {each.id: each for each in self._known.values()}
         for arch_id in self._parts[0].table.rows:
