@@ -153,7 +153,7 @@ class Proposer:
             if self._only is not None:
                 asked = {name: value for name, (_, value) in chooser.made.items()}
                 nearest = self._only.nearest(asked, seen, _seed(self._seed, number, ask))
-                return nearest and self._replayed(nearest, attributes)
+                return None if nearest is None else self._replayed(nearest, attributes)
             if architecture is not None and architecture.id not in seen:
                 return _proposal(architecture, chooser, self._known, attributes, ask + 1, drawn=False)
         drawn = _draw(self._space, seen, self._seed, number)

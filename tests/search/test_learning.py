@@ -14,13 +14,16 @@ import pytest
 
 from hwnas.cost_models import Fitted, Provenance, Sample
 from hwnas.cost_models.fitted import device_of
-from hwnas.profilers import Graph, Node
+from hwnas.profilers import Graph, Measurement, Node, Profiler
 from hwnas.profilers.graph import count_macs
+from hwnas.profilers.meters.energy import Energy
+from hwnas.search.latency import Device, Quiet
 from hwnas.search.learning import EVERY, Learner, WrongModelError, read_fitted, samples_fitted
 from hwnas.search.metrics import Reading
 from hwnas.search.run_data import RunData
 from hwnas.search.study import Study
-from hwnas.search.study_schema import CostModelSpec
+from hwnas.search.study_schema import CostModelSpec, DeviceSpec, RunSpec
+from hwnas.spaces import load_space
 from hwnas.spaces.errors import DataError, StudyFileError
 
 StudyFile = Callable[..., Path]
@@ -249,3 +252,89 @@ def test_a_model_of_another_device_is_refused_at_its_place(
         Study.from_yaml(file, folder=tmp_path / "run").run()
     assert error.value.exit_code == 2
     assert file.read_text().splitlines()[(error.value.line or 0) - 1].startswith("cost_model:")
+
+
+class Recorded(Profiler):
+    """Says of `net N.onnx` what was recorded of the network N."""
+
+    deadline_s = 10.0
+    tells_energy = True
+
+    def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
+        ms = cost_ms(self.graph(path))
+        energy = Energy("measured", "rapl", energy_mj=5 * ms, low_mj=4.9 * ms, high_mj=5.1 * ms)
+        return Measurement(((ms,) * 5,) * 8, energy=energy, fingerprint=HERE)
+
+    def graph(self, path: Path) -> Graph:
+        return graph(int(path.stem.removeprefix("net ")))
+
+    def run(self, path: Path, x: Path, out: Path | None = None, deadline_s: float | None = None) -> Any:
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, Any]:
+        return dict(HERE)
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Device]:
+    """Makes devices of a run folder, with recorded measurements."""
+    monkeypatch.setattr("hwnas.search.latency.open_profiler", lambda *what, **how: Recorded())
+    space = load_space("mobile", input_shape=(1, 8, 8), num_classes=10)
+
+    def make(path: Path | None = None, meter: str = "rapl", **keys: Any) -> Device:
+        spec = DeviceSpec(meter={"use": meter})
+        made = Device("cpu", spec, CostModelSpec(**keys), tmp_path / "run", Quiet(), RunSpec(reuse=False))
+        made.begin(space, 0, path, ("cost_model", "from"))
+        return made
+
+    return make
+
+
+def measured(device: Device, tmp_path: Path, numbers: range) -> None:
+    for number in numbers:
+        path = tmp_path / f"net {number}.onnx"
+        path.write_bytes(str(number).encode())
+        device.measure(path.stem, path, graph(number))
+
+
+def test_a_device_learns_latency_and_energy_and_is_taken_up_from_its_artefacts(
+    tmp_path: Path, device: Callable[..., Device]
+) -> None:
+    first = device()
+    measured(first, tmp_path, range(12))
+    said = first.predict(graph(50))
+    assert set(said) == {LATENCY, "energy_mj@cpu"}
+    assert said["energy_mj@cpu"].value == pytest.approx(5 * (said[LATENCY].value or 0.0), rel=0.05)
+    kept = {path.name for path in (tmp_path / "run" / "cost_models").iterdir()}
+    assert kept == {"cpu.json", "cpu.energy_mj.json"}
+    energy = Fitted.load(tmp_path / "run" / "cost_models" / "cpu.energy_mj.json", HERE)
+    assert energy.provenance.target == "energy_mj"
+    again = device()
+    assert again.predict(graph(50)) == {}
+    again.load(f"net {number}" for number in range(12))
+    assert again.predict(graph(50)) == said and again.knows("net 11")
+    again.load(f"net {number}" for number in range(9))
+    assert again.predict(graph(50)) == {} and not again.knows("net 11")
+
+
+def test_a_device_without_a_meter_learns_latency_alone(tmp_path: Path, device: Callable[..., Device]) -> None:
+    plain = device(meter="none", stand_in=True)
+    measured(plain, tmp_path, range(9))
+    assert not plain.predicts_only
+    measured(plain, tmp_path, range(9, 10))
+    assert plain.predicts_only and set(plain.predict(graph(50))) == {LATENCY}
+    assert not device(meter="none", use="none").predicts_only
+
+
+def test_the_models_of_a_run_begin_another(tmp_path: Path, device: Callable[..., Device]) -> None:
+    first = device()
+    measured(first, tmp_path, range(12))
+    said = first.predict(graph(50))[LATENCY]
+    path = (tmp_path / "run" / "cost_models" / "cpu.json").rename(tmp_path / "begun.json")
+    second = device(path)
+    assert second.begun_with is not None and second.begun_with["file"] == "begun.json"
+    assert second.predict(graph(50)) == {}, "before the study takes up its trials"
+    second.load([])
+    assert second.predict(graph(50))[LATENCY] == said and second.knows("net 3")
+    with pytest.raises(WrongModelError, match="another target: energy_mj"):
+        device(tmp_path / "run" / "cost_models" / "cpu.energy_mj.json")
