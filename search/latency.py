@@ -85,7 +85,7 @@ class Device:
     ) -> None:
         self.name = name
         self.metric = f"latency_ms@{name}"
-        self.runtime, self.precision = spec.runtime, spec.precision
+        self.runtime, self.precision, self._threads = spec.runtime, spec.precision, spec.threads
         self._spec = cost_model
         self._folder = folder
         self._quiet = quiet
@@ -111,16 +111,17 @@ class Device:
             DataError: the file is missing or corrupt.
             WrongModelError: it is of another device, space, input or metric.
         """
-        names = ["latency_ms", *([ENERGY] if self._meter != NONE else [])]
+        energy = self._meter != NONE and self._spec.use not in ("lookup", "roofline")  # which add up times
+        names = ["latency_ms", *([ENERGY] if energy else [])]
         for name in names:
             shape = tuple(space.input_shape)
             provenance = Provenance(self._profiler.fingerprint(), name, space.name, shape, seed)
             begun = None
             if path is not None and name == "latency_ms":
-                begun, digest = read_fitted(path, provenance, key)
+                begun, digest = read_fitted(path, provenance, key, self._spec.use)
                 self.begun_with = {"file": path.name, "digest": digest}
             file = f"{self.name}.json" if name == "latency_ms" else f"{self.name}.{name}.json"
-            learner = Learner(self._spec, self._folder / "cost_models" / file, provenance, begun)
+            learner = Learner(self._spec, self._folder / "cost_models" / file, provenance, begun, self._threads)
             self._learners[f"{name}@{self.name}"] = learner
 
     def load(self, arch_ids: Iterable[str]) -> None:

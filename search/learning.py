@@ -9,9 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cost_models.auto import AutoModel
 from ..cost_models.fitted import Fitted, Provenance, Sample, device_of, fit_model
 from ..cost_models.model import model_class
-from ..spaces.errors import UsageError
+from ..cost_models.roofline import machine_peaks
+from ..cost_models.trees import INSTALL, installed
+from ..spaces.errors import DeviceError, UsageError
 from .metrics import Reading
 from .outcome import Z90
 
@@ -44,11 +47,21 @@ class Learner:
         path: where the model is kept, with its samples.
         provenance: what it is of.
         begun: what it begins with, or None.
+        threads: of one inference.
+
+    Raises:
+        DeviceError: a package that the model needs is missing.
+        DataError: nothing is known of the processor that the model needs to know.
     """
 
-    def __init__(self, spec: CostModelSpec, path: Path, provenance: Provenance, begun: Fitted | None = None) -> None:
+    def __init__(
+        self, spec: CostModelSpec, path: Path, provenance: Provenance, begun: Fitted | None = None, threads: int = 1
+    ) -> None:
         self._spec, self._path, self._provenance, self._begun = spec, path, provenance, begun
         self._device = device_of(provenance.fingerprint)
+        if spec.use == "trees" and not installed():
+            raise DeviceError(f"cost model 'trees' needs LightGBM: {INSTALL}")
+        self._peaks = machine_peaks(threads) if spec.use == "roofline" else None
         fewest = 0 if spec.use == "none" else model_class("additive" if spec.use == "auto" else spec.use).min_samples
         self._first = fewest if begun or not fewest else max(fewest, spec.samples)
         self._lock = threading.Lock()
@@ -92,10 +105,9 @@ class Learner:
             if count is None or count == self._fitted_on:
                 return
             samples = list(self._samples.values())[:count]
-            self._model, self._fitted_on = (
-                fit_model(self._spec.use, samples, self._noise, self._provenance.target),
-                count,
-            )
+            target, peaks = self._provenance.target, self._peaks
+            self._model = fit_model(self._spec.use, samples, self._noise, target, peaks=peaks)
+            self._fitted_on = count
             provenance = replace(self._provenance, noise=self._noise)
             Fitted(self._model, tuple(samples), provenance).save(self._path)
 
@@ -107,7 +119,7 @@ class Learner:
             return None
         told = model.predict(graph)
         reason = f"far outside the measured networks: {', '.join(told.outside)}" if told.outside else ""
-        return Reading(told.value, told.low, told.high, model.source, reason=reason, model=model.name)
+        return Reading(told.value, told.low, told.high, model.source, reason=reason, model=_name_of(model))
 
     @property
     def _noise(self) -> float:
@@ -115,6 +127,12 @@ class Learner:
         if len(self._noises) >= 3 or self._begun is None:
             return statistics.median(self._noises) if self._noises else 0.0
         return self._begun.provenance.noise
+
+
+def _name_of(model: CostModel) -> str:
+    """Returns the name of a model; of `auto` that of the chosen one."""
+    chosen = model.chosen if isinstance(model, AutoModel) else None
+    return (chosen or model).name
 
 
 def samples_fitted(count: int, first: int) -> int | None:
@@ -135,17 +153,19 @@ def samples_fitted(count: int, first: int) -> int | None:
     return fitted
 
 
-def read_fitted(path: Path, wanted: Provenance, key: tuple[str, ...]) -> tuple[Fitted, str]:
+def read_fitted(path: Path, wanted: Provenance, key: tuple[str, ...], use: str = "auto") -> tuple[Fitted, str]:
     """Reads the cost model that a study begins with; returns it with the SHA-256 of its file.
 
     Args:
         path: the file.
         wanted: the study's device, metric, space and input.
         key: of the study file.
+        use: the cost model that is to learn from it.
 
     Raises:
         DataError: the file is missing or corrupt.
-        WrongModelError: it is of another device, target, space or input; the message names what differs.
+        WrongModelError: it is of another device, target, space or input, which the message names, or lacks what is
+            needed.
     """
     found = Fitted.load(path, wanted.fingerprint, any_device=True)
     told = found.provenance
@@ -156,6 +176,8 @@ def read_fitted(path: Path, wanted: Provenance, key: tuple[str, ...]) -> tuple[F
         if ours != theirs:
             name, (theirs, ours) = what.partition("_")[0], map(_shown, (theirs, ours))
             raise WrongModelError(f"{path} is of another {name}: {theirs}, here {ours}", key)
+    if use == "lookup" and not any(sample.kernels_ms for sample in found.samples):
+        raise WrongModelError(f"{path} has no times of kernels: fit it with --use lookup", key)
     if found.foreign:
         name = found.foreign[0]
         more = f" (and {', '.join(found.foreign[1:4])})" if found.foreign[1:] else ""

@@ -348,8 +348,8 @@ class CostModelSpec(Spec):
 
     use: Literal["auto", "additive", "additive+gp", "lookup", "trees", "transfer", "roofline", "none"] = Field(
         default="auto",
-        description="auto: the one that predicts left-out samples best; roofline: an estimate without a measurement, "
-        "which refuses nothing; none: every candidate is measured (docs/cost_models.md)",
+        description="auto: what predicts left-out samples best; lookup: with `from` alone; trees: from 50 samples on; "
+        "roofline: an estimate, which refuses nothing; none: every candidate is measured (docs/cost_models.md)",
     )
     samples: int = Field(default=10, ge=6, le=10_000, description="measured candidates before the model is used")
     stand_in: bool = Field(
@@ -371,6 +371,8 @@ class CostModelSpec(Spec):
             raise fault("an estimate stands in for no measurement: use auto or additive", "stand_in")
         if self.from_ is not None and self.use in ("none", "roofline"):
             raise fault(f"'{self.use}' learns from no measurement: leave from out, or use auto", "from")
+        if self.from_ is None and self.use == "lookup":
+            raise fault("needs times of kernels, which no trial takes: cost_model.from a file of `hwnas fit`", "use")
         return self
 
 
@@ -553,6 +555,11 @@ class StudySpec(Spec):
         """Refuses files of cost models that do not say which device they are of."""
         runs = [name for name, device in self.devices.items() if not device.is_replay]
         given = self.cost_model.from_
+        for name in runs if self.cost_model.use == "roofline" else ():
+            device = self.devices[name]
+            if device.host != "local" or device.runtime in (*ESTIMATED, "torch-cuda"):
+                message = f"'roofline' knows the peak rates of this machine's processor alone, not of '{name}'"
+                raise fault(message, "cost_model", "use")
         if isinstance(given, str) and len(runs) > 1:
             example = ", ".join(f"{name}: {name}.json" for name in runs[:2])
             raise fault(f"which of {len(runs)} devices is it of? Write e.g. {{{example}}}", "cost_model", "from")

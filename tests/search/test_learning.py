@@ -24,7 +24,7 @@ from hwnas.search.run_data import RunData
 from hwnas.search.study import Study
 from hwnas.search.study_schema import CostModelSpec, DeviceSpec, RunSpec
 from hwnas.spaces import load_space
-from hwnas.spaces.errors import DataError, StudyFileError
+from hwnas.spaces.errors import DataError, DeviceError, StudyFileError
 
 StudyFile = Callable[..., Path]
 HERE = {"cpu": "A", "governor": "performance", "onnxruntime": "1.30", "threads": 1, "meter": "none"}
@@ -159,6 +159,30 @@ def test_a_prediction_far_outside_decides_nothing(tmp_path: Path) -> None:
     assert inside is not None and inside.decides
     assert large is not None and not large.decides and "far outside" in large.reason
     assert Reading(1.0, source="computed").decides and not Reading(1.0, source="estimated", model="roofline").decides
+
+
+def test_a_roofline_estimates_from_the_first_network_on_and_decides_nothing(tmp_path: Path) -> None:
+    learner = learner_of(tmp_path, use="roofline")
+    learner.fit()
+    said = learner.predict(graph(50))
+    assert learner.ready and said is not None and (said.source, said.model) == ("estimated", "roofline")
+    assert not said.decides and said.value is not None and said.value > 0
+
+
+def test_trees_wait_for_enough_samples_and_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwnas.search.learning.installed", lambda: True)
+    learner = learner_of(tmp_path, use="trees")
+    taught(learner, 20)
+    assert not learner.ready
+    monkeypatch.setattr("hwnas.search.learning.installed", lambda: False)
+    with pytest.raises(DeviceError, match="LightGBM"):
+        learner_of(tmp_path, use="trees")
+
+
+def test_a_file_without_times_of_kernels_is_none_for_lookup(tmp_path: Path) -> None:
+    path = fitted(tmp_path / "cpu.json")
+    with pytest.raises(WrongModelError, match="no times of kernels"):
+        read_fitted(path, OURS, ("cost_model", "from"), "lookup")
 
 
 @pytest.fixture
