@@ -9,8 +9,10 @@
 
 A limit on latency is also held by measuring, before anything is trained. What the prediction saves beyond that is the
 measurement; `without any screen` counts the trainings that a study would have spent that looks at latency at the end.
+The sampler is `random`, which goes on asking for networks outside the limit; `--sampler auto` soon avoids them by itself.
 
     python benchmarks/screen.py --seed 0 --trials 60
+    python benchmarks/screen.py --sampler auto
     python benchmarks/screen.py --no-study --data ../shared/data
 """
 
@@ -53,7 +55,7 @@ devices: {{cpu: {{runtime: onnxruntime, precision: fp32, threads: 1, meter: none
 cost_model: {{use: {use}, samples: {samples}}}
 objectives: [{{metric: top1}}, {{metric: latency_ms@cpu}}]
 limits: [{limits}]
-search: {{sampler: auto, seed: {seed}, trials: {trials}}}
+search: {{sampler: {sampler}, seed: {seed}, trials: {trials}}}
 verify: {{finalists: 6}}
 """
 
@@ -81,6 +83,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the search, the random networks and the designs")
     parser.add_argument("--trials", type=int, default=60, help="of the study (default: 60)")
+    parser.add_argument("--sampler", default="random", help="of the study (default: random)")
     parser.add_argument("--use", default="auto", help="cost model of the study (default: auto)")
     parser.add_argument("--samples", type=int, default=10, help="measured networks before it is used (default: 10)")
     parser.add_argument("--quantile", type=float, default=0.3, help="of the latencies: the limit (default: 0.3)")
@@ -141,7 +144,13 @@ def _study(options: argparse.Namespace, folder: Path) -> Row:
 
 def _yaml(path: Path, options: argparse.Namespace, **keys: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = {"samples": options.samples, "seed": options.seed, "trials": options.trials, **keys}
+    told = {
+        "samples": options.samples,
+        "seed": options.seed,
+        "trials": options.trials,
+        "sampler": options.sampler,
+        **keys,
+    }
     path.write_text(STUDY.format(**told), encoding="utf-8")
     return path
 
@@ -215,7 +224,8 @@ def _print_study(row: Row, options: argparse.Namespace) -> None:
     low, high = row["latency_ms"]
     before = row["screened"] + row["by_measurement"]
     print(
-        f"mobile 1x8x8, onnxruntime fp32, seed {options.seed}, cost model {options.use} from {options.samples} samples"
+        f"mobile 1x8x8, onnxruntime fp32, sampler {options.sampler}, seed {options.seed}, cost model {options.use} "
+        f"from {options.samples} samples"
     )
     print(f"limit {row['limit_ms']:g} ms, inside {row['inside']:.0%} of {options.random} random networks ", end="")
     print(f"({low:.3f} to {high:.3f} ms)")
