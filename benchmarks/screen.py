@@ -9,7 +9,7 @@
 
 A limit on latency is also held by measuring, before anything is trained. What the prediction saves beyond that is the
 measurement; `without any screen` counts the trainings that a study would have spent that looks at latency at the end.
-The sampler is `random`, which goes on asking for networks outside the limit; `--sampler auto` soon avoids them by itself.
+The sampler is `random`, which goes on asking for networks outside the limit; `--sampler auto` soon avoids them.
 
     python benchmarks/screen.py --seed 0 --trials 60
     python benchmarks/screen.py --sampler auto
