@@ -92,7 +92,7 @@ class Learner:
         if reading.value is None or reading.value <= 0 or reading.source != "measured":
             return
         with self._lock:
-            self._samples[arch_id] = Sample(graph, reading.value, arch_id, device=self._device)
+            self._samples[arch_id] = Sample(graph, reading.value, arch_id, at_random=True, device=self._device)
             if reading.low is not None and reading.high is not None and not reading.noisy:
                 self._noises.append((reading.high - reading.low) / (2 * Z90 * reading.value))
 
