@@ -26,6 +26,8 @@ __all__ = ["check_environment", "check_same_study", "logged", "write_environment
 
 MAY_CHANGE = {"search": ("trials", "time_limit", "stop"), "run": None, "verify": None, "export": None}
 """Keys of a study file that may be another when a run is resumed; None stands for the whole section."""
+_FILES = ("tables", "cost_models")
+"""Parts of `environment.json` that have the digests of files."""
 
 
 def check_same_study(folder: Path, spec: StudySpec) -> None:
@@ -64,7 +66,7 @@ def check_environment(
         allow_code: the file of the user's own spaces.
         data: what is known of the data, with its `digest`; None when the study needs none.
         now: fingerprint of each device that runs models.
-        tables: place in the study file → `file` and `digest` of a table.
+        tables: place in the study file → `file` and `digest` of a table, or of a cost model that it begins with.
 
     Raises:
         UsageError: a device or the code is another one.
@@ -75,7 +77,7 @@ def check_environment(
         try:
             before = read_json(path)
             digest, devices = (before["data"] or {"digest": None})["digest"], dict(before["devices"])
-            digests = {place: told["digest"] for place, told in before.get("tables", {}).items()}
+            digests = {place: told["digest"] for part in _FILES for place, told in before.get(part, {}).items()}
             changed = [name for name, found in now.items() if not _alike(devices[name], found)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path} is corrupt: it lacks the data's digest or a device; restore it") from error
@@ -92,7 +94,7 @@ def check_environment(
         other = [place for place, told in tables.items() if digests.get(place) != told["digest"]]
         if other:
             raise DataError(
-                f"the table {tables[other[0]]['file']} of {folder} ({other[0]}) has changed since it began: "
+                f"the file {tables[other[0]]['file']} of {folder} ({other[0]}) has changed since it began: "
                 "restore it, or give the study another name"
             )
         if digest != (data or {"digest": None})["digest"]:
@@ -111,6 +113,7 @@ def write_environment(bench: Bench, known: Mapping[str, Any]) -> None:
     spec = bench.spec
     used = {device.runtime for device in spec.devices.values() if not device.is_replay}
     tables = bench.tables.digests() if bench.tables else {}
+    begun_with = bench.begun_with()
     replayed = {name: {"runtime": device.runtime} for name, device in spec.devices.items() if device.is_replay}
     packages = ("hwnas", "torch", "optuna", "onnx", "onnxruntime", "fvcore", "numpy", "pandas", "plotly")
     write_json(
@@ -123,6 +126,7 @@ def write_environment(bench: Bench, known: Mapping[str, Any]) -> None:
             },
             "devices": {**{name: each.fingerprint() for name, each in bench.devices.items()}, **replayed},
             **({"tables": tables} if tables else {}),
+            **({"cost_models": begun_with} if begun_with else {}),
             "data": known["data"],
             "input": known["input"],
             "num_classes": known["num_classes"],

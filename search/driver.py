@@ -53,9 +53,18 @@ class Driver:
         store: the trials; this driver holds the study's lock.
         events: the log.
         reporter: told of everything that happens.
+        only: the architectures to choose from, when these are not all of the space.
     """
 
-    def __init__(self, bench: Bench, space: Space, store: StudyStore, events: EventLog, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        space: Space,
+        store: StudyStore,
+        events: EventLog,
+        reporter: Reporter,
+        only: Sequence[Architecture] | None = None,
+    ) -> None:
         self.bench = bench
         self.spec: StudySpec = bench.spec
         self.space = space
@@ -69,6 +78,7 @@ class Driver:
             sampler=self.spec.search.sampler,
             seed=self.spec.search.seed,
             workers=self.spec.run.workers,
+            only=only,
         )
         self._free: SimpleQueue[Evaluator] = SimpleQueue()
         self._evaluators: list[Evaluator] = []

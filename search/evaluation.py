@@ -85,6 +85,11 @@ class Bench:
         """Runtime and precision of each device, in the study's order."""
         return [[device.runtime, device.precision] for device in self.devices.values()]
 
+    def begun_with(self) -> dict[str, dict[str, str]]:
+        """Returns the files of cost models that devices began with: place in the study file → `file` and `digest`."""
+        told = {f"cost_model.from.{name}": device.begun_with for name, device in self.devices.items()}
+        return {place: file for place, file in told.items() if file is not None}
+
     def artifacts(self, arch_id: str) -> Path:
         return self.folder / "artifacts" / arch_id
 
@@ -157,10 +162,7 @@ class _Progress:
             if reading is None or reading.value is None:
                 continue
             if limit.surely_broken_by(reading) if surely else limit.broken_by(reading):
-                mark = "~" if is_guess(reading) else ""
-                raise _Rejected(
-                    f"infeasible: {limit.metric} {mark}{reading.value:.4g}, limit {limit.sign} {limit.bound:g}"
-                )
+                raise _Rejected(f"infeasible: {limit.metric} {_said(reading)}, limit {limit.sign} {limit.bound:g}")
 
     def outcome(self, state: Any, reason: str = "") -> Outcome:
         return Outcome(
@@ -302,12 +304,13 @@ class Evaluator:
     ) -> None:
         with progress.timed("predict", device):
             graph = device.graph(model)
-            predicted = device.predict(graph)
-        if predicted is not None:
-            progress.learn({device.metric: predicted}, surely=True)
-            if device.predicts_only:
-                return
-            progress.foretold[device.metric] = predicted
+            guesses = device.predict(graph)
+        deciding = {metric: guess for metric, guess in guesses.items() if guess.decides}
+        progress.learn(deciding, surely=True)
+        if device.predicts_only and device.metric in deciding:
+            return
+        if not device.knows(arch_id):  # else it would be no prediction, but a memory
+            progress.foretold.update(guesses)
         with progress.timed("measure", device):
             parity(device, model, probe)
             measured = device.measure(arch_id, model, graph, inputs=probe_files(probe)[0], fresh=fresh)
@@ -338,6 +341,15 @@ class Evaluator:
     @property
     def _seed(self) -> int:
         return self.bench.spec.search.seed
+
+
+def _said(reading: Reading) -> str:
+    """Writes the value that broke a limit; of a guess the interval, and whose it is."""
+    if not is_guess(reading):
+        return f"{reading.value:.4g}"
+    by = f" by {reading.model}" if reading.model else ""
+    ends = "" if reading.low is None or reading.high is None else f"{reading.low:.4g} to {reading.high:.4g}"
+    return f"~{reading.value:.4g}" + (f" ({ends}{by})" if ends else "")
 
 
 def _parted(told: Mapping[str, Any], devices: Sequence[Device]) -> dict[str, float]:

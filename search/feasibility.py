@@ -280,7 +280,8 @@ def time_plan(
         share *= rung.keep or 1.0
     training = epochs * epoch_seconds if any(metric.name == "top1" for metric in spec.metrics) else 0.0
     stands_in = spec.cost_model.stand_in and not any(metric.name == "energy_mj" for metric in spec.metrics)
-    measured = min(trials, spec.cost_model.samples) if stands_in else trials
+    unknown = spec.cost_model.samples if spec.cost_model.from_ is None else 0
+    measured = min(trials, unknown) if stands_in else trials
     search = trials * (other + training) / workers + measured * measuring
 
     finalists, seeds = min(spec.verify.finalists, trials), spec.quality.seeds

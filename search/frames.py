@@ -161,15 +161,15 @@ def front_table(
 
 
 def _foretold_names(metrics: Iterable[str]) -> list[str]:
-    return [f"{metric}.predicted{part}" for metric in metrics for part in ("", ".low", ".high")]
+    return [f"{metric}.predicted{part}" for metric in metrics for part in ("", ".low", ".high", ".by")]
 
 
 def _foretold_columns(metrics: Iterable[str], row: Row) -> dict[str, Any]:
-    """Returns what was predicted of metrics that were measured afterwards."""
+    """Returns what was predicted of metrics that were measured afterwards, and by which cost model."""
     columns: dict[str, Any] = {}
     for metric in metrics:
         told = row.outcome.foretold.get(metric)
-        values = (None, None, None) if told is None else (told.value, told.low, told.high)
+        values = (None, None, None, None) if told is None else (told.value, told.low, told.high, told.model or None)
         columns |= dict(zip(_foretold_names([metric]), values, strict=True))
     return columns
 
@@ -209,7 +209,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             frame[column] = frame[column].astype("bool")
         elif column == "number":
             frame[column] = frame[column].astype("int64")
-        elif column in texts or str(column).endswith(".source"):
+        elif column in texts or str(column).endswith((".source", ".predicted.by")):
             frame[column] = frame[column].astype("string")
         else:
             frame[column] = frame[column].astype("float64")

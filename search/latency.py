@@ -1,22 +1,23 @@
-"""A device of the study: its profiler with its meter, and the cost model that learns from what it measures."""
+"""A device of the study: its profiler with its meter, and the cost models that learn from what it measures."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cost_models import AdditiveModel
+from ..cost_models.fitted import Provenance
 from ..profilers import Estimate, Graph, Measurement, MeasurementStore, Stored, get_runtime, open_profiler
 from ..profilers.measurement import pool
 from ..profilers.meters.meter import NONE
 from ..spaces.errors import CandidateError, DataError
-from .energy import energy_metric, energy_reading
+from .energy import ENERGY, energy_metric, energy_reading
 from .files import read_json, write_json
 from .known_devices import how_to_open
+from .learning import Learner, read_fitted
 from .metrics import Reading
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..profilers import Child
+    from ..spaces import Space
     from .study_schema import CostModelSpec, DeviceSpec, RunSpec
 
 __all__ = ["Device", "Quiet", "read_measurement"]
@@ -61,7 +63,7 @@ class Quiet:
 
 
 class Device:
-    """Measures latency and energy on one device, and predicts latency; safe to use from several threads.
+    """Measures latency and energy on one device, and predicts them; safe to use from several threads.
 
     Args:
         name: as in `latency_ms@name`.
@@ -83,7 +85,7 @@ class Device:
     ) -> None:
         self.name = name
         self.metric = f"latency_ms@{name}"
-        self.runtime, self.precision = spec.runtime, spec.precision
+        self.runtime, self.precision, self._threads = spec.runtime, spec.precision, spec.threads
         self._spec = cost_model
         self._folder = folder
         self._quiet = quiet
@@ -92,21 +94,47 @@ class Device:
         how |= how_to_open(spec.host, spec.runtime, spec.precision, spec.threads)
         profiler = open_profiler(spec.runtime, spec.threads, spec.precision, meter=spec.meter, **how)
         self._profiler = Stored(profiler, MeasurementStore(), ask=run.reuse)
-        self._lock = threading.Lock()
-        self._samples: dict[str, tuple[Graph, float]] = {}
-        self._model: AdditiveModel | None = None
+        self._learners: dict[str, Learner] = {}
+        self.begun_with: dict[str, str] | None = None
+        """File and digest of the cost model that it began with."""
+
+    def begin(self, space: Space, seed: int, path: Path | None, key: tuple[str, ...]) -> None:
+        """Makes the cost models of its metrics.
+
+        Args:
+            space: of the study.
+            seed: of the study.
+            path: file of the latency model that it begins with, or None.
+            key: where in the study file that is named.
+
+        Raises:
+            DataError: the file is missing or corrupt.
+            WrongModelError: it is of another device, space, input or metric.
+        """
+        energy = self._meter != NONE and self._spec.use not in ("lookup", "roofline")  # which add up times
+        names = ["latency_ms", *([ENERGY] if energy else [])]
+        for name in names:
+            shape = tuple(space.input_shape)
+            provenance = Provenance(self._profiler.fingerprint(), name, space.name, shape, seed)
+            begun = None
+            if path is not None and name == "latency_ms":
+                begun, digest = read_fitted(path, provenance, key, self._spec.use)
+                self.begun_with = {"file": path.name, "digest": digest}
+            file = f"{self.name}.json" if name == "latency_ms" else f"{self.name}.{name}.json"
+            learner = Learner(self._spec, self._folder / "cost_models" / file, provenance, begun, self._threads)
+            self._learners[f"{name}@{self.name}"] = learner
 
     def load(self, arch_ids: Iterable[str]) -> None:
-        """Learns from what was measured of these architectures, and from nothing else."""
-        self._samples.clear()
+        """Learns from what was measured of these architectures, and from what it began with."""
+        for learner in self._learners.values():
+            learner.clear()
         for arch_id in arch_ids:
             folder = self._folder / "artifacts" / arch_id
             graph, measured = folder / f"graph-{self.name}.json", folder / f"measurement-{self.name}.json"
             if graph.is_file() and measured.is_file():
-                self._samples[arch_id] = _read_graph(graph), read_measurement(measured).latency_ms
-        with self._lock:
-            self._model = None
-        self._fit()
+                self._learn(arch_id, _read_graph(graph), self._readings(read_measurement(measured)))
+        for learner in self._learners.values():
+            learner.fit()
 
     def fingerprint(self) -> dict[str, object]:
         """Returns what the device is: CPU, memory, governor, runtime and versions, meter."""
@@ -125,19 +153,20 @@ class Device:
         """Returns what the runtime really executes for a network."""
         return self._profiler.graph(self.file(model))
 
-    def predict(self, graph: Graph) -> Reading | None:
-        """Returns a predicted reading with its interval, or None while too little was measured."""
-        with self._lock:
-            model = self._model
-        if model is None:
-            return None
-        told = model.predict(graph)
-        return Reading(told.value, told.low, told.high, "predicted")
+    def predict(self, graph: Graph) -> dict[str, Reading]:
+        """Returns a predicted reading with its interval for each metric of which enough was measured."""
+        told = {metric: learner.predict(graph) for metric, learner in self._learners.items()}
+        return {metric: reading for metric, reading in told.items() if reading is not None}
+
+    def knows(self, arch_id: str) -> bool:
+        """True when a cost model has learned from this architecture itself."""
+        return any(learner.knows(arch_id) for learner in self._learners.values())
 
     @property
     def predicts_only(self) -> bool:
         """True when predictions stand in for measurements from now on; never where energy is asked for."""
-        return self._spec.stand_in and self._model is not None and self._meter == NONE
+        learner = self._learners.get(self.metric)
+        return self._spec.stand_in and learner is not None and learner.ready and self._meter == NONE
 
     def measure(
         self,
@@ -180,21 +209,29 @@ class Device:
                 return self._estimated(arch_id, told)
             taken.append(told)
             measurement = pool(taken)
-            noisy = measurement.quality == "noisy"
-            reading = Reading(measurement.latency_ms, measurement.low_ms, measurement.high_ms, "measured", noisy)
+            reading = self._readings(measurement)[self.metric]
             if len(taken) >= processes and (len(taken) >= ATTEMPTS or decided(reading)):
                 break
-            if noisy:
+            if reading.noisy:
                 time.sleep(CALM_S)
         folder = self._folder / "artifacts" / arch_id
         write_json(folder / f"{stem}-{self.name}.json", measurement.to_json())
         if graph is not None:
             write_json(folder / f"graph-{self.name}.json", graph.to_json())
-            with self._lock:
-                self._samples[arch_id] = graph, measurement.latency_ms
-            self._fit()
+            self._learn(arch_id, graph, self._readings(measurement))
+            for learner in self._learners.values():
+                learner.fit()
+        return self._readings(measurement)
+
+    def _readings(self, measurement: Measurement) -> dict[str, Reading]:
+        """Returns what a measurement tells: metric → reading."""
+        ends = measurement.latency_ms, measurement.low_ms, measurement.high_ms
         energy = {energy_metric(self.name): energy_reading(measurement.energy)} if self._meter != NONE else {}
-        return {self.metric: reading, **energy}
+        return {self.metric: Reading(*ends, "measured", measurement.quality == "noisy"), **energy}
+
+    def _learn(self, arch_id: str, graph: Graph, readings: Mapping[str, Reading]) -> None:
+        for metric, learner in self._learners.items():
+            learner.learn(arch_id, graph, readings[metric])
 
     def _estimated(self, arch_id: str, told: Estimate) -> dict[str, Reading]:
         """Keeps an estimate; returns its readings: metric → reading."""
@@ -214,16 +251,6 @@ class Device:
 
     def close(self) -> None:
         self._profiler.close()
-
-    def _fit(self) -> None:
-        with self._lock:
-            samples = list(self._samples.values())
-            if self._spec.use == "none" or len(samples) < self._spec.samples:
-                return
-            model = AdditiveModel()
-            model.fit([graph for graph, _ in samples], [value for _, value in samples])
-            self._model = model
-            model.save(self._folder / "cost_models" / f"{self.name}.json")
 
 
 def read_measurement(path: Path) -> Measurement:

@@ -125,8 +125,9 @@ class Reading:
         high: upper end of the 90 % interval, None where there is none.
         source: measured, predicted, computed, estimated or missing.
         noisy: True when the machine was too busy for a sure measurement; the interval is wide then.
-        reason: why it is missing, where that is known, or what an estimate assumes.
+        reason: why it is missing, where that is known; what an estimate assumes; or why a prediction decides nothing.
         own_unit: True for a quality that a table has in a unit of its own, such as percent, and not as a share.
+        model: the cost model that a prediction or estimate comes from; empty for other readings.
     """
 
     value: float | None
@@ -136,6 +137,7 @@ class Reading:
     noisy: bool = False
     reason: str = ""
     own_unit: bool = False
+    model: str = ""
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
@@ -150,15 +152,20 @@ class Reading:
         """The reading of a metric that nothing could tell."""
         return cls(None, source="missing", reason=reason)
 
+    @property
+    def decides(self) -> bool:
+        """False for a prediction far outside what its cost model has learned from, and for an estimate of one."""
+        return not self.model or (self.source == "predicted" and not self.reason)
+
     def to_dict(self) -> dict[str, Any]:
         told = {"value": self.value, "low": self.low, "high": self.high, "source": self.source}
-        further = {"noisy": self.noisy, "reason": self.reason, "own_unit": self.own_unit}
+        further = {"noisy": self.noisy, "reason": self.reason, "own_unit": self.own_unit, "model": self.model}
         return {**told, **{name: value for name, value in further.items() if value}}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Reading:
         ends = data.get("low"), data.get("high")
-        further = data.get("noisy", False), data.get("reason", ""), data.get("own_unit", False)
+        further = data.get("noisy", False), data.get("reason", ""), data.get("own_unit", False), data.get("model", "")
         return cls(data["value"], *ends, data["source"], *further)
 
 

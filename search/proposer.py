@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -111,9 +112,21 @@ class Proposer:
         sampler: one of SAMPLERS, or `auto`.
         seed: the study's.
         workers: trials at the same time.
+        only: the architectures that may be proposed, when these are not all of the space: of what a sampler asks for,
+            the nearest of them is proposed.
     """
 
-    def __init__(self, space: Space, *, directions: Sequence[str], sampler: str, seed: int, workers: int = 1) -> None:
+    def __init__(
+        self,
+        space: Space,
+        *,
+        directions: Sequence[str],
+        sampler: str,
+        seed: int,
+        workers: int = 1,
+        only: Sequence[Architecture] | None = None,
+    ) -> None:
+        self._only = None if only is None else _Few(only)
         self._space, self._sampler, self._seed, self._workers = space, sampler, seed, workers
         self._directions = [StudyDirection[direction.upper()] for direction in directions]
         self._known = _knobs(space)
@@ -136,11 +149,20 @@ class Proposer:
                 running = mirror.create_new_trial(study._study_id)
                 chooser = SamplerChooser(study, mirror.get_trial(running), self._known)
                 architecture = _decided(self._space, chooser)
+            attributes = mirror.get_trial(running).system_attrs
+            if self._only is not None:
+                asked = {name: value for name, (_, value) in chooser.made.items()}
+                nearest = self._only.nearest(asked, seen, _seed(self._seed, number, ask))
+                return None if nearest is None else self._replayed(nearest, attributes)
             if architecture is not None and architecture.id not in seen:
-                attributes = mirror.get_trial(running).system_attrs
                 return _proposal(architecture, chooser, self._known, attributes, ask + 1, drawn=False)
         drawn = _draw(self._space, seen, self._seed, number)
         return None if drawn is None else _proposal(*drawn, self._known, {}, ASKS, drawn=True)
+
+    def _replayed(self, architecture: Architecture, attributes: dict[str, Any]) -> Proposal:
+        chooser = ReplayChooser(architecture.as_dict())
+        self._space.decide(chooser)
+        return _proposal(architecture, chooser, self._known, attributes, 1, drawn=False)
 
     def _copied(self, history: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Returns the history as samplers read it; what has not changed since the last time is not copied again."""
@@ -150,6 +172,35 @@ class Proposer:
             for place, trial in enumerate(history)
         ]
         return [copied for _, copied in self._copies]
+
+
+class _Few:
+    """Architectures of a space of which far more cannot be told anything.
+
+    Args:
+        architectures: in any order, at least one.
+    """
+
+    def __init__(self, architectures: Sequence[Architecture]) -> None:
+        self._all = sorted(architectures, key=lambda each: each.id)
+        self._names = sorted({name for each in self._all for name in each.as_dict()})
+        self._codes: dict[tuple[str, object], int] = {}
+        self._rows = np.array([self._coded(each.as_dict()) for each in self._all])
+
+    def nearest(self, decisions: Mapping[str, object], seen: Collection[str], seed: int) -> Architecture | None:
+        """Returns the unseen one that differs in the fewest decisions, of equals any; None when all were seen."""
+        distances = (self._rows != np.array(self._coded(decisions))).sum(axis=1).astype(float)
+        distances += 0.5 * np.random.default_rng(seed).random(len(distances))
+        distances[[each.id in seen for each in self._all]] = np.inf
+        place = int(distances.argmin())
+        return self._all[place] if np.isfinite(distances[place]) else None
+
+    def _coded(self, decisions: Mapping[str, object]) -> list[int]:
+        """Returns a number for each decision's value; -1 for one that is not taken."""
+        return [
+            self._codes.setdefault((name, decisions[name]), len(self._codes)) if name in decisions else -1
+            for name in self._names
+        ]
 
 
 class _Mirror(optuna.storages.InMemoryStorage):

@@ -204,6 +204,11 @@ class RunData:
         )
 
     @cached_property
+    def screened(self) -> tuple[Trial, ...]:
+        """The trials that a cost model refused: a limit was surely broken by what it predicted."""
+        return tuple(trial for trial in self.rows if _was_screened(trial))
+
+    @cached_property
     def beaten(self) -> int:
         """How many finalists were verified, and are not on the front: others beat them."""
         sound = sum(event.get("feasible") is True for event in self._finalists.values())
@@ -235,6 +240,13 @@ class RunData:
         return tuple(sorted(trials, key=lambda trial: trial.number))
 
 
+def _was_screened(trial: Trial) -> bool:
+    """True when the metric that its reason names was no more than predicted."""
+    code, _, rest = trial.reason.partition(": ")
+    named = rest.split(maxsplit=1)[:1]
+    return trial.state == "pruned" and code == "infeasible" and trial.reading("".join(named)).source == "predicted"
+
+
 def _trial(row: Mapping[str, Any], metrics: tuple[str, ...], own_unit: bool) -> Trial:
     state = _text(row["state"])
     if state not in get_args(State):
@@ -264,7 +276,8 @@ def _foretold(row: Mapping[str, Any], metric: str) -> Reading | None:
     if value is None:
         return None
     low, high = (_number(row.get(f"{metric}.predicted.{end}")) for end in ("low", "high"))
-    return Reading(value, low, high, "predicted")
+    model = _text(row.get(f"{metric}.predicted.by"))
+    return Reading(value, low, high, "estimated" if model == "roofline" else "predicted", model=model)
 
 
 def _reading(row: Mapping[str, Any], metric: str, own_unit: bool = False) -> Reading:

@@ -32,10 +32,11 @@ from .study_file import dump_study, fault_at, load_study_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..spaces import Shape, Space
+    from ..spaces import Architecture, Shape, Space
     from .driver import Driver
     from .evaluation import Bench
     from .feasibility import LimitCheck, Probe, TimePlan
+    from .latency import Device
     from .selection import Selection
     from .study_schema import DeviceSpec, StudySpec
     from .tables import Tables
@@ -49,6 +50,8 @@ SHIPPING = "local onnxruntime"
 """What compares and tests the files to ship when every device replays a table; no name of a study's device."""
 COVERED = 100
 """Random architectures that are looked for in the tables, to warn of a space that they hardly cover."""
+FEW = 10_000
+"""Architectures of a space for each one in the tables, from which on the search keeps to those."""
 RESERVE_BYTES = 32 << 20
 """Free space on the disk without which nothing is started."""
 
@@ -126,6 +129,9 @@ class Study:
         if spec.quality.path is not None:
             quality = spec.quality.model_copy(update={"path": str((base / spec.quality.path).resolve())})
             spec = spec.model_copy(update={"quality": quality})
+        if spec.cost_model.from_ is not None:
+            model = spec.cost_model.model_copy(update={"from_": _based_model(spec.cost_model.from_, base)})
+            spec = spec.model_copy(update={"cost_model": model})
         self.spec = spec.model_copy(update={"devices": {n: _based(d, base) for n, d in spec.devices.items()}})
         self._source: tuple[Path, Sequence[str]] | None = None
 
@@ -184,9 +190,12 @@ class Study:
 
             sound = [*(["data"] if known["data"] else []), *(["tables"] if bench.tables else [])]
             reporter.note(f"{', '.join(sound)} and space are sound; the run folder is {self.folder}")
+            only = None
             if bench.tables and not any(space.random(f"covered/{i}").id in bench.tables for i in range(COVERED)):
-                reporter.note(f"none of {COVERED} random architectures is in the tables: most trials will fail")
-            driver = Driver(bench, space, store, events, reporter)
+                only = _only(self.spec, space, bench.tables)
+                then = "the search keeps to those that are" if only else "most trials will fail"
+                reporter.note(f"none of {COVERED} random architectures is in the tables: {then}")
+            driver = Driver(bench, space, store, events, reporter, only)
             try:
                 with driver.at_work():
                     return self._through(driver, known)
@@ -305,8 +314,11 @@ class Study:
             with self._placed():
                 tables = read_tables(self.spec, space)
                 tables.demand_one()
+            with self._placed():
+                self._begin(devices, space)
             now = {name: device.fingerprint() for name, device in devices.items()}
-            check_environment(self.folder, self.allow_code, data, now, tables.digests())
+            digests = {**tables.digests(), **bench.begun_with()}
+            check_environment(self.folder, self.allow_code, data, now, digests)
             if tables:
                 bench = replace(bench, tables=tables)
             if self.spec.builds:
@@ -317,6 +329,14 @@ class Study:
         finally:
             bench.close()
             shutil.rmtree(bench.scratch, ignore_errors=True)
+
+    def _begin(self, devices: Mapping[str, Device], space: Space) -> None:
+        """Makes the devices' cost models, from those files on that the study names."""
+        files = self.spec.fitted
+        several = isinstance(self.spec.cost_model.from_, Mapping)
+        for name, device in devices.items():
+            key = ("cost_model", "from", *([name] if several else []))
+            device.begin(space, self.spec.search.seed, Path(files[name]) if name in files else None, key)
 
     def _fitting_space(self, data: Mapping[str, Any] | None) -> Space:
         """Returns the space, with the data's shape and classes where the study file says neither."""
@@ -366,12 +386,13 @@ class Study:
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
-        """Says where in the study file an error of the space, or a column that a table lacks, stands."""
+        """Says where in the study file an error of the space, a table's column or a cost model stands."""
+        from .learning import WrongModelError
         from .tables import ColumnError
 
         try:
             yield
-        except ColumnError as error:
+        except (ColumnError, WrongModelError) as error:
             if self._source is None:
                 raise
             raise fault_at(*self._source, error.key, str(error)) from error
@@ -443,6 +464,21 @@ class Study:
             return f"no trial of {len(rows)} could be completed, the first because of {failed[0]}"
         told = choose(RunData.load(self.folder), self.spec.limits).lines()
         return "nothing feasible: " + "; ".join(line.strip() for line in told if line.strip())
+
+
+def _only(spec: StudySpec, space: Space, tables: Tables) -> list[Architecture] | None:
+    """Returns the architectures of the tables when these tell everything, and of next to none of the space."""
+    if spec.exports:
+        return None
+    found, size = tables.architectures(), space.size()
+    return found if size is None or size > FEW * len(found) else None
+
+
+def _based_model(given: str | Mapping[str, str], base: Path) -> str | dict[str, str]:
+    """Returns the files of cost models, named from the study file's folder on."""
+    if isinstance(given, str):
+        return str((base / given).resolve())
+    return {name: str((base / path).resolve()) for name, path in given.items()}
 
 
 def _based(device: DeviceSpec, base: Path) -> DeviceSpec:

@@ -15,6 +15,7 @@ from .study_yaml import shown
 
 __all__ = [
     "NAME",
+    "FittedField",
     "HostText",
     "KnobName",
     "KnobValue",
@@ -163,6 +164,18 @@ def _meter(value: object) -> dict[str, Any]:
     return dict(value)
 
 
+def _fitted(value: object) -> str | dict[str, str]:
+    """Takes a path, or a mapping of devices to paths."""
+    if isinstance(value, str):
+        return _printable(value)
+    if not isinstance(value, Mapping) or not value:
+        raise fault(f"expected a file path, or a mapping of devices to file paths, not {shown(value)}")
+    for name, path in value.items():
+        if not isinstance(path, str) or not path or not path.isprintable():
+            raise fault(f"expected a file path, not {shown(path)}", name)
+    return dict(value)
+
+
 def _knob(value: object) -> object:
     entries = value if isinstance(value, tuple) else (value,)
     if not entries or not all(isinstance(entry, str | int | float | bool) for entry in entries):
@@ -199,3 +212,9 @@ MeterField = Annotated[
 ]
 """`{"use": NAME, OPTION: …}`"""
 Share = Annotated[float, Field(ge=0.01, le=0.9)]
+FittedField = Annotated[
+    str | Mapping[str, str],
+    PlainValidator(_fitted, json_schema_input_type=Any),
+    PlainSerializer(lambda value: value, return_type=Any),
+]
+"""A path, or device → path."""

@@ -311,24 +311,24 @@ def _section(path: Sequence[str | int]) -> type[Spec] | None:
 def _near_key(path: Sequence[str | int]) -> str:
     """Near names for an unknown key, or the section that has it."""
     section, key = _section(path[:-1]), str(path[-1])
-    known = list(section.model_fields) if section else []
+    known = list(section.by_key()) if section else []
     near = did_you_mean(key, known)
     if near.startswith(" (did"):
         return near
-    homes = [".".join((*pattern, key)) for pattern, other in SECTIONS.items() if key in other.model_fields]
+    homes = [".".join((*pattern, key)) for pattern, other in SECTIONS.items() if key in other.by_key()]
     return f" (did you mean '{homes[0]}'?)" if homes else near
 
 
 def _purpose(path: Sequence[str | int]) -> str:
     section = _section(path[:-1])
-    field = section.model_fields.get(str(path[-1])) if section else None
+    field = section.by_key().get(str(path[-1])) if section else None
     return f": {field.description}" if field and field.description else ""
 
 
 def _wrong_choice(path: Sequence[str | int], value: Any) -> str:
     names = [part for part in path if isinstance(part, str)]
     section = _section(path[:-1]) or _section(path[:-2]) if path else None
-    known = choices(section, names[-1]) if section and names and names[-1] in section.model_fields else ()
+    known = choices(section, names[-1]) if section and names and names[-1] in section.by_key() else ()
     if isinstance(value, str):
         return f"unknown: {shown(value).removeprefix('the text ')}{did_you_mean(value[:64], known)}"
     more = f", … ({len(known)} in all)" if len(known) > MOST_NAMED else ""

@@ -18,10 +18,12 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
-from ..spaces.errors import UsageError
+from ..spaces.errors import UsageError, did_you_mean
 from .metrics import Direction, Limit, Metric
 from .study_fields import (
+    FittedField,
     HostText,
     KnobName,
     KnobValue,
@@ -86,7 +88,12 @@ LATER_FORMATS = ("executorch", "litert", "ncnn", "openvino", "tflite")
 class Spec(BaseModel):
     """Frozen, strict, closed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, serialize_by_alias=True)
+
+    @classmethod
+    def by_key(cls) -> dict[str, FieldInfo]:
+        """Returns the fields by their keys in a study file."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 class SpaceSpec(Spec):
@@ -337,20 +344,35 @@ class DeviceSpec(Spec):
 
 
 class CostModelSpec(Spec):
-    """The learned latency model."""
+    """The learned cost model: what a device would say about a network that was not measured."""
 
-    use: Literal["auto", "additive", "none"] = Field(
-        default="auto", description="auto: additive; none: every candidate is measured"
+    use: Literal["auto", "additive", "additive+gp", "lookup", "trees", "transfer", "roofline", "none"] = Field(
+        default="auto",
+        description="auto: what predicts left-out samples best; lookup: with `from` alone; trees: from 50 samples on; "
+        "roofline: an estimate, which refuses nothing; none: every candidate is measured (docs/cost_models.md)",
     )
     samples: int = Field(default=10, ge=6, le=10_000, description="measured candidates before the model is used")
     stand_in: bool = Field(
         default=False, description="predictions stand in for measurements during the search; finalists are measured"
+    )
+    from_: FittedField | None = Field(
+        default=None,
+        alias="from",
+        title="path, or mapping of devices to paths",
+        description="what `hwnas fit` wrote for this device, relative to the study file's folder: the model is used "
+        "from the first candidate on, and goes on learning; {cpu: a.json, pi5: b.json} for several devices",
     )
 
     @model_validator(mode="after")
     def _together(self) -> Self:
         if self.stand_in and self.use == "none":
             raise fault("needs a cost model: use auto or additive", "stand_in")
+        if self.stand_in and self.use == "roofline":
+            raise fault("an estimate stands in for no measurement: use auto or additive", "stand_in")
+        if self.from_ is not None and self.use in ("none", "roofline"):
+            raise fault(f"'{self.use}' learns from no measurement: leave from out, or use auto", "from")
+        if self.from_ is None and self.use == "lookup":
+            raise fault("needs times of kernels, which no trial takes: cost_model.from a file of `hwnas fit`", "use")
         return self
 
 
@@ -464,7 +486,9 @@ class StudySpec(Spec):
         title="mapping of names",
         description="where models run, by the name used in metric@device",
     )
-    cost_model: CostModelSpec = Field(default=CostModelSpec(), title="mapping", description="the learned latency model")
+    cost_model: CostModelSpec = Field(
+        default=CostModelSpec(), title="mapping", description="predicts costs without measuring"
+    )
     objectives: tuple[ObjectiveSpec, ...] = Field(
         min_length=1, max_length=4, title="list", description="1 to 4 things to be best at"
     )
@@ -517,13 +541,33 @@ class StudySpec(Spec):
         runs = any(not device.is_replay for device in self.devices.values())
         if self.data is None and self.quality.use == "train" and (needs_quality or runs):
             raise fault("missing: what the networks learn", "data")
-        if self.cost_model.stand_in and not runs:
-            raise fault("there is nothing to predict: every device replays a table", "cost_model", "stand_in")
+        for key, given in (("stand_in", self.cost_model.stand_in), ("from", self.cost_model.from_ is not None)):
+            if given and not runs:
+                raise fault("there is nothing to predict: every device replays a table", "cost_model", key)
+        self._check_fitted()
         if self.cost_model.stand_in and not self.trains:
             raise fault(
                 "a study without a training has no verification, which would measure what was predicted",
                 "cost_model", "stand_in",
             )  # fmt: skip
+
+    def _check_fitted(self) -> None:
+        """Refuses files of cost models that do not say which device they are of."""
+        runs = [name for name, device in self.devices.items() if not device.is_replay]
+        given = self.cost_model.from_
+        for name in runs if self.cost_model.use == "roofline" else ():
+            device = self.devices[name]
+            if device.host != "local" or device.runtime in (*ESTIMATED, "torch-cuda"):
+                message = f"'roofline' knows the peak rates of this machine's processor alone, not of '{name}'"
+                raise fault(message, "cost_model", "use")
+        if isinstance(given, str) and len(runs) > 1:
+            example = ", ".join(f"{name}: {name}.json" for name in runs[:2])
+            raise fault(f"which of {len(runs)} devices is it of? Write e.g. {{{example}}}", "cost_model", "from")
+        for name in given if isinstance(given, Mapping) else ():
+            if name not in self.devices:
+                raise fault(f"unknown device '{name}'{did_you_mean(name, runs)}", "cost_model", "from", name)
+            if name not in runs:
+                raise fault(f"'{name}' replays a table: there is nothing to predict", "cost_model", "from", name)
 
     def _check_metric(self, metric: Metric, *at: str | int) -> None:
         try:
@@ -554,6 +598,14 @@ class StudySpec(Spec):
     def metrics(self) -> tuple[Metric, ...]:
         """Every metric that the study names, objectives first, each once."""
         return tuple(dict.fromkeys(metric for _, metric in self._named()))
+
+    @property
+    def fitted(self) -> dict[str, str]:
+        """The files of cost models that the study begins with, by device."""
+        given = self.cost_model.from_
+        if isinstance(given, str):
+            return {name: given for name, device in self.devices.items() if not device.is_replay}
+        return dict(given or {})
 
     @property
     def trains(self) -> bool:
@@ -598,7 +650,7 @@ def _other_than_default(spec: Spec, allowed: set[str]) -> str:
 
 def choices(section: type[Spec], key: str) -> tuple[str, ...]:
     """The values that a key may have, when they are a closed list; else empty."""
-    annotation = section.model_fields[key].annotation
+    annotation = section.by_key()[key].annotation
     for part in (annotation, *get_args(annotation)):
         if str(getattr(part, "__origin__", "")) == "typing.Literal":
             return tuple(str(value) for value in get_args(part))

@@ -55,7 +55,7 @@ limits:                            # METRIC <= NUMBER or METRIC >= NUMBER; [] fo
 
 track: [macs, params, peak_memory_mb]                         # recorded, not searched for
 
-# cost_model: {{use: auto, samples: 10, stand_in: false}}       # use: auto | additive | none
+# cost_model: {{use: auto, samples: 10}}  # from: FILE of `hwnas fit`, so that it predicts from the first candidate on
 search:
   sampler: auto                    # auto | random | tpe | nsga2 | nsga3 | gp
   seed: 0                          # same study, same seed, same trials
@@ -109,7 +109,7 @@ def study_reference() -> str:
         title = ".".join(path).replace(".*", "[…]") if path else "The file"
         parts.append(f"## {f'`{title}`' if path else title}\n\n{section.__doc__}\n")
         rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
-        for key, field in section.model_fields.items():
+        for key, field in section.by_key().items():
             cells = (f"`{key}`", _type_text(section, key), _default_text(section, key), field.description or "")
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         parts.append("\n".join(rows) + "\n")
@@ -161,7 +161,7 @@ _DATA = """\
 
 def _type_text(section: type[Spec], key: str) -> str:
     """The type of a key in words: its own title, its choices, or its number type with bounds."""
-    field = section.model_fields[key]
+    field = section.by_key()[key]
     if field.title:
         return field.title
     if known := choices(section, key):
@@ -188,7 +188,7 @@ def _bounds(parts: list[Any]) -> list[str]:
 
 
 def _default_text(section: type[Spec], key: str) -> str:
-    field = section.model_fields[key]
+    field = section.by_key()[key]
     if field.is_required():
         return "required"
     if field.default is None:

@@ -36,7 +36,7 @@ MAX_BYTES, MAX_ROWS = 2 << 30, 5_000_000
 """Of a table: it is held in memory as a whole."""
 MISSING = "data"
 """Code of a trial that fails for want of a reading."""
-_PARTS = (".low", ".high", ".source", ".noisy", ".predicted")
+_PARTS = (".low", ".high", ".source", ".noisy", ".predicted", ".by")
 
 
 class ColumnError(UsageError):
@@ -337,6 +337,11 @@ class Tables:
     def architecture(self, arch_id: str) -> Architecture:
         """Returns an architecture that is in the tables."""
         return next(each for each in self._known.values() if each.id == arch_id)
+
+    def architectures(self) -> list[Architecture]:
+        """Returns the architectures of the (narrowed) space that all tables can tell."""
+        known = {each.id: each for each in self._known.values()}
+        return [known[arch_id] for arch_id in self.common()]
 
     def _told(self) -> Iterator[tuple[str, Mapping[str, Reading]]]:
         known = {each.id: each for each in self._known.values()}

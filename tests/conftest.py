@@ -179,6 +179,7 @@ class FakeDevice:
     """Has a latency for every architecture, always the same."""
 
     predicts_only = False
+    begun_with = None
     gives_outputs = True
     runtime = "onnxruntime"
     precision = "fp32"
@@ -186,6 +187,8 @@ class FakeDevice:
     def __init__(self, name: str, spec: object, cost_model: object, folder: Path, quiet: object, *how: object) -> None:
         self.name, self.folder = name, folder
         self.metric = f"latency_ms@{name}"
+
+    def begin(self, *how: object) -> None: ...
 
     def load(self, arch_ids: object) -> None: ...
 
@@ -199,8 +202,11 @@ class FakeDevice:
         node = Node(f"of {model.parent.name}", "Conv", "", ((1, 1, 8, 8),), ((1, 4, 8, 8),), "float32", macs=2304)
         return Graph((node,), (), "fake")
 
-    def predict(self, graph: object) -> Reading | None:
-        return None
+    def predict(self, graph: object) -> dict[str, Reading]:
+        return {}
+
+    def knows(self, arch_id: str) -> bool:
+        return False
 
     def measure(
         self, arch_id: str, model: Path, graph: object = None, stem: str = "", **how: object

@@ -33,6 +33,7 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
     """
     from ..files import bugs_logged
     from ..report import write_report
+    from ..report.info import screened_text
     from ..run_data import RunData
     from ..selection import choose
     from ..study import LOG, Study
@@ -59,6 +60,7 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
                 "run": str(work.folder),
                 "trials": result.trials,
                 "verified": result.verified,
+                "screened": len(run.screened),
                 "refused": [{"arch_id": trial.arch_id, "reason": reason} for trial, reason in run.refused],
                 "front": [_front_row(run, index) for index in range(len(run.verified or ()))],
                 "selection": selection.to_dict(),
@@ -72,6 +74,8 @@ def command(study: Path, overrides: tuple[str, ...], out: Path | None, allow_cod
     for line in selection.lines():
         click.echo(line)
     say(_counts(result, run.trained, time.monotonic() - start))
+    if told := screened_text(run):
+        say(told)
     say(f"page: {page}")
     if not run.trained:
         next_command("hwnas", "select", work.folder)

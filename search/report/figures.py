@@ -9,7 +9,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .views import Agreement, FrontView, Group, LimitLine, Point, Progress, Range, Strip
+from ..quantities import axis_title
+from .agreement import Agreement
+from .views import FrontView, Group, LimitLine, Point, Progress, Range, Strip
 
 __all__ = ["CONFIG", "PALETTES", "agreement_figure", "front_figure", "progress_figure"]
 
@@ -341,9 +343,11 @@ def agreement_figure(info: Agreement) -> Figure:
     ]
     scale = {"type": "log", "dtick": "D2"} if log else {}
     shown = [math.log10(low), math.log10(high)] if log else [low, high]
+    title = axis_title(info.metric)
+    name = title[:1].lower() + title[1:]
     layout = _layout(
         380,
-        xaxis=_axis(f"Measured {info.title.lower()}", range=shown, **scale),
-        yaxis=_axis(f"Predicted {info.title.lower()}", range=shown, **scale),
+        xaxis=_axis(f"Measured {name}", range=shown, **scale),
+        yaxis=_axis(f"Predicted {name}", range=shown, **scale),
     )
     return {"data": data, "layout": layout}

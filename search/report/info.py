@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from ..metrics import Reading
 from ..quantities import axis_title, counted, format_interval, format_reading, format_tests, label
 from ..run_data import RunData, Trial
 from ..selection import ROLE_TITLES, Pick, Selection, best_metric, choose
+from .agreement import Agreement, Closeness, agreements
 from .glossary import glossary, meaning_of
-from .views import Agreement, FrontView, Progress, agreements, front_views, progress
+from .views import FrontView, Progress, front_views, progress
 
 __all__ = [
     "Card",
@@ -23,8 +24,9 @@ __all__ = [
     "FrontRow",
     "Headline",
     "PageInfo",
-    "agreement_text",
+    "agreement_rows",
     "page_info",
+    "screened_text",
 ]
 
 
@@ -119,6 +121,7 @@ class PageInfo:
         placements: per view, where its trials are drawn.
         progress: None with fewer than two results.
         agreements: predictions against measurements, per metric.
+        screened: what the cost model refused, in a sentence; empty where that is nothing.
         columns: titles of the table's columns of metrics.
         table: rows of the front.
         failures: by reason, most frequent first.
@@ -139,6 +142,7 @@ class PageInfo:
     placements: tuple[str, ...]
     progress: Progress | None
     agreements: tuple[Agreement, ...]
+    screened: str
     columns: tuple[str, ...]
     table: tuple[FrontRow, ...]
     failures: tuple[FailureRow, ...]
@@ -167,6 +171,7 @@ def page_info(run: RunData) -> PageInfo:
         placements=tuple(_placement(view) for view in views),
         progress=progress(run),
         agreements=found,
+        screened=screened_text(run),
         columns=(*((axis_title("top1_test"),) if _tested(run) else ()), *map(axis_title, metrics)),
         table=tuple(_front_row(run, trial, metrics, selection) for trial in members),
         failures=_failures(run),
@@ -397,11 +402,25 @@ def _wrapped(text: str, width: int = 64, most: int = 9) -> list[str]:
     return lines if len(lines) <= most else [*lines[:most], "…"]
 
 
-def agreement_text(agreement: Agreement) -> str:
-    """Says in one sentence how good the predictions were."""
-    count = len(agreement.pairs)
-    return (
-        f"{counted(count, 'network')} both predicted and measured: {100 * agreement.within_ten:.0f} %"
-        f" within 10 %, half of them within {100 * agreement.middle_error:.1f} %; the interval held the measurement in"
-        f" {100 * agreement.covered:.0f} %."
+def agreement_rows(agreement: Agreement) -> tuple[tuple[str, str, str], ...]:
+    """Returns the figures of a comparison: (name, of the predictions, of measurements taken twice)."""
+    again = agreement.again
+    figures: tuple[tuple[str, Callable[[Closeness], str]], ...] = (
+        ("Networks", lambda close: str(close.count)),
+        ("Rank correlation (Spearman)", lambda close: "-" if close.spearman is None else f"{close.spearman:.3f}"),
+        ("Mean error", lambda close: f"{100 * close.mape:.1f} %"),
+        ("Within 5 %", lambda close: f"{100 * close.within_five:.0f} %"),
+        ("Within 10 %", lambda close: f"{100 * close.within_ten:.0f} %"),
+        ("Half-width of the 90 % interval", lambda close: f"{100 * close.half_width:.1f} %"),
     )
+    rows = [(name, said(agreement.predicted), "-" if again is None else said(again)) for name, said in figures]
+    return (*rows, ("Measured inside that interval", f"{100 * agreement.covered:.0f} %", "-"))
+
+
+def screened_text(run: RunData) -> str:
+    """Says what the cost model refused; empty where that is nothing."""
+    count = len(run.screened)
+    if not count:
+        return ""
+    them = "it was neither measured nor trained" if count == 1 else "they were neither measured nor trained"
+    return f"Refused by the cost model: {counted(count, 'network')}; {them}."

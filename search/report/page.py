@@ -10,8 +10,9 @@ from typing import Any
 
 from ..files import write_text
 from ..run_data import RunData
+from .agreement import Agreement
 from .figures import CONFIG, PALETTES, agreement_figure, front_figure, progress_figure
-from .info import Card, Cell, FailureRow, FrontRow, Headline, PageInfo, agreement_text, page_info
+from .info import Card, Cell, FailureRow, FrontRow, Headline, PageInfo, agreement_rows, page_info
 from .markup import Markup, element, embed, join
 
 __all__ = ["render", "write_report"]
@@ -236,13 +237,28 @@ def _progress_section(info: PageInfo) -> Markup | None:
 
 
 def _agreement_section(info: PageInfo) -> Markup | None:
-    if not info.agreements:
+    if not info.agreements and not info.screened:
         return None
-    parts: list[Markup] = []
+    parts = [element("p", info.screened)] if info.screened else []
     for index, item in enumerate(info.agreements):
+        by = f"Predicted by {' and '.join(item.models)}. " if item.models else ""
+        caption = (
+            f"{by}Each network was predicted before it was measured for the first time. Hollow points with bars: the"
+            " prediction and its 90 % interval. Beside it, what no prediction can beat: the same networks, measured in"
+            " the search and again in the verification."
+        )
         parts += [element("h3", item.title), _figure(f"agreement-{index}", f"{item.title}: predicted over measured")]
-        parts.append(element("p", agreement_text(item), class_="caption"))
+        parts += [element("p", caption, class_="caption"), element("div", _agreement(item), class_="scroll")]
     return _section("agreement", "Predicted against measured", *parts)
+
+
+def _agreement(item: Agreement) -> Markup:
+    heads = (element("th", name, scope="col") for name in ("", "Predicted", "Measured again"))
+    rows = (
+        element("tr", element("th", name, scope="row", class_="text"), element("td", said), element("td", again))
+        for name, said, again in agreement_rows(item)
+    )
+    return element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
 
 
 def _failure_section(info: PageInfo) -> Markup:

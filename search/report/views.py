@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from ..metrics import Direction, Limit, Reading
+from ..metrics import Direction, Reading
 from ..pareto import hypervolume, nondominated
 from ..quantities import axis_title, is_guess, label, unit
 from ..run_data import RunData, Trial
 from ..selection import best_metric
+from .agreement import ends_of
 
 __all__ = [
-    "Agreement",
     "FrontView",
     "LimitLine",
-    "Pair",
     "Point",
     "Progress",
     "Strip",
-    "agreements",
     "front_view",
     "front_views",
     "progress",
@@ -139,40 +137,6 @@ class Progress:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """What was predicted for a network, and what was measured."""
-
-    key: str
-    predicted: float
-    predicted_ends: Range
-    measured: float
-    measured_ends: Range
-
-    @property
-    def error(self) -> float:
-        """Relative error of the prediction."""
-        return self.predicted / self.measured - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Predictions of a metric against measurements of the same networks.
-
-    Attributes:
-        within_ten: share of predictions within 10 % of the measurement.
-        covered: share of measurements inside the predicted interval.
-        middle_error: median of the absolute relative errors.
-    """
-
-    metric: str
-    title: str
-    pairs: tuple[Pair, ...]
-    within_ten: float
-    covered: float
-    middle_error: float
-
-
 def front_views(run: RunData) -> tuple[FrontView, ...]:
     """Returns the views to pick from: accuracy against each cost first, then the other pairs of objectives."""
     main, _ = best_metric(run.objectives)
@@ -210,7 +174,7 @@ def front_view(run: RunData, x: str, y: str) -> FrontView:
     xs = [*(p.x for p in drawn), *(end for p in verified for end in p.x_ends), *beneath]
     ys = [*(p.y for p in drawn), *(end for p in verified for end in p.y_ends)]
     log_x = bool(xs) and x != NUMBER and min(xs) > 0 and max(xs) / min(xs) > 10
-    limits, far = _limit_lines(run.limits, x, y, xs, ys)
+    limits, far = _limit_lines(run, x, y, xs, ys)
     xs += [line.bound for line in limits if line.axis == "x" and (line.bound > 0 or not log_x)]
     ys += [line.bound for line in limits if line.axis == "y"]
     x_range, y_range = _range(xs, log_x), _capped(_range(ys, False), y)
@@ -253,18 +217,13 @@ def _value(trial: Trial, metric: str) -> float | None:
     return float(trial.number) if metric == NUMBER else trial.value(metric)
 
 
-def _ends(reading: Reading) -> Range:
-    value = reading.value or 0.0
-    return (value if reading.low is None else reading.low, value if reading.high is None else reading.high)
-
-
 def _point(trial: Trial, x: str, y: str, prefix: str) -> Point | None:
     at = Reading(float(trial.number), source="computed") if x == NUMBER else trial.reading(x)
     height = trial.reading(y)
     if at.value is None or height.value is None:
         return None
     measured = not is_guess(at) and not is_guess(height)
-    return Point(f"{prefix}{trial.number}", at.value, height.value, _ends(at), _ends(height), measured)
+    return Point(f"{prefix}{trial.number}", at.value, height.value, ends_of(at), ends_of(height), measured)
 
 
 def _strip(name: StripName, trials: Sequence[Trial], x: str, y: str, run: RunData) -> Strip:
@@ -283,12 +242,12 @@ def _strip(name: StripName, trials: Sequence[Trial], x: str, y: str, run: RunDat
 
 
 def _limit_lines(
-    limits: Iterable[Limit], x: str, y: str, xs: Sequence[float], ys: Sequence[float]
+    run: RunData, x: str, y: str, xs: Sequence[float], ys: Sequence[float]
 ) -> tuple[tuple[LimitLine, ...], tuple[str, ...]]:
     """Returns the limits on these axes that lie near the data, and a note for each other one."""
     lines: list[LimitLine] = []
     notes: list[str] = []
-    for limit in limits:
+    for limit in run.limits:
         metric = str(limit.metric)
         if metric not in (x, y):
             notes.append(f"{limit} also holds, on neither of these axes.")
@@ -298,7 +257,7 @@ def _limit_lines(
         if values and not _near(limit.bound, values):
             notes.append(f"{limit} lies outside the figure.")
             continue
-        share = metric == "top1" and limit.bound <= 1
+        share = metric == "top1" and not run.own_unit
         bound = f"{100 * limit.bound:g} %" if share else f"{limit.bound:g} {unit(metric)}".strip()
         text = f"{'≤' if limit.sign == '<=' else '≥'} {bound}"
         lines.append(LimitLine(axis, limit.bound, limit.sign == "<=", text))
@@ -393,49 +352,3 @@ def progress(run: RunData) -> Progress | None:
         " the search found nothing better."
     )
     return Progress(numbers, tuple(values), "Hypervolume (share)", text)
-
-
-def agreements(run: RunData) -> tuple[Agreement, ...]:
-    """Pairs predictions of device metrics with measurements of the same networks."""
-    found = []
-    for metric in run.metrics:
-        pairs = tuple(_pairs(run, metric)) if "@" in metric else ()
-        if not pairs:
-            continue
-        errors = np.abs([pair.error for pair in pairs])
-        inside = [pair.predicted_ends[0] <= pair.measured <= pair.predicted_ends[1] for pair in pairs]
-        found.append(
-            Agreement(
-                metric=metric,
-                title=label(metric),
-                pairs=pairs,
-                within_ten=float((errors <= 0.1).mean()),
-                covered=float(np.mean(inside)),
-                middle_error=float(np.median(errors)),
-            )
-        )
-    return tuple(found)
-
-
-def _pairs(run: RunData, metric: str) -> Iterable[Pair]:
-    """Yields a pair for each architecture whose metric was both predicted and measured."""
-    predicted = _predicted(run, metric)
-    measured: dict[str, tuple[str, Reading]] = {}
-    for prefix, trials in (
-        ("t", run.rows),
-        ("v", run.verified),
-    ):  # the verified reading wins: more runs stand behind it
-        for trial in trials:
-            reading = trial.reading(metric)
-            if reading.source == "measured" and (reading.value or 0.0) > 0:
-                measured[trial.arch_id] = (f"{prefix}{trial.number}", reading)
-    for arch_id, (key, reading) in measured.items():
-        guess = predicted.get(arch_id)
-        if guess is not None and guess.value is not None and reading.value is not None:
-            yield Pair(key, guess.value, _ends(guess), reading.value, _ends(reading))
-
-
-def _predicted(run: RunData, metric: str) -> dict[str, Reading]:
-    """Returns the predictions by architecture, also those kept beside a measurement as `METRIC.predicted`."""
-    found = {trial.arch_id: trial.reading(metric) for trial in run.rows if trial.reading(metric).source == "predicted"}
-    return found | {trial.arch_id: trial.foretold[metric] for trial in run.rows if metric in trial.foretold}

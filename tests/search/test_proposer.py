@@ -117,3 +117,24 @@ def test_options_may_depend_on_a_decision(sampler: str) -> None:
         study.tell(len(found) - 1, [float(len(found)), 1.0])
     assert len(found) == 5
     assert Proposer(space, directions=["minimize"] * 2, sampler=sampler, seed=0).propose(study.trials, found) is None
+
+
+def test_of_few_architectures_the_nearest_that_is_new_is_proposed() -> None:
+    space = load_space("mobile", input_shape=(1, 8, 8), num_classes=10)
+    few = [space.random(f"few {number}") for number in range(30)]
+    proposer = Proposer(space, directions=DIRECTIONS, sampler="random", seed=1, only=few)
+    free = Proposer(space, directions=DIRECTIONS, sampler="random", seed=1).propose([], set())
+    first = proposer.propose([], set())
+    assert first is not None and free is not None
+    asked = free.architecture.as_dict()
+
+    def shared(other: Architecture) -> int:
+        return sum(other.as_dict().get(name) == value for name, value in asked.items())
+
+    assert first.architecture.id in {each.id for each in few}
+    assert shared(first.architecture) >= sorted(shared(each) for each in few)[-3]
+    seen: set[str] = set()
+    while (proposal := proposer.propose([], seen)) is not None:
+        assert proposal.architecture.id not in seen
+        seen.add(proposal.architecture.id)
+    assert seen == {each.id for each in few}

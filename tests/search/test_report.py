@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 
 from hwnas.search.report import render, write_report
+from hwnas.search.report.agreement import agreements
 from hwnas.search.report.figures import PALETTES, agreement_figure, front_figure, progress_figure
-from hwnas.search.report.info import Count, page_info
+from hwnas.search.report.info import Count, agreement_rows, page_info
 from hwnas.search.report.markup import Markup, element, embed
-from hwnas.search.report.views import agreements, front_view, front_views, progress
+from hwnas.search.report.views import front_view, front_views, progress
 from hwnas.search.run_data import RunData
 from hwnas.spaces.errors import DiskError
 
@@ -158,13 +159,61 @@ def test_agreement_pairs_a_prediction_with_a_measurement(make_run: RunMaker) -> 
     run = make_run(edit=edit)
     (found,) = agreements(run)
     assert len(found.pairs) == len(run.verified) and found.metric == LATENCY
-    assert 0 < found.within_ten <= 1 and found.middle_error < 0.2
+    assert 0 < found.predicted.within_ten <= 1 and found.predicted.mape < 0.2 and found.again is None
     kept = run.trials.copy()
     kept[f"{LATENCY}.source"] = "measured"
     kept[f"{LATENCY}.predicted"] = kept[LATENCY] * 1.5
     (late,) = agreements(RunData(run.folder, run.study, run.environment, kept))
-    assert late.middle_error == pytest.approx(0.5) and late.within_ten == 0
+    assert late.predicted.mape == pytest.approx(0.5) and late.predicted.within_ten == 0
     assert agreements(make_run(trials=0, verified=False)) == ()
+
+
+def test_agreement_stands_beside_the_noise(make_run: RunMaker) -> None:
+    def edit(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if row["state"] == "complete":
+                row |= {f"{LATENCY}.source": "measured"}
+
+    run = make_run(edit=edit)
+    kept = run.trials.copy()
+    measured = kept[LATENCY].where(kept["state"] == "complete")
+    kept[f"{LATENCY}.predicted"] = measured * 1.07
+    kept[f"{LATENCY}.predicted.low"], kept[f"{LATENCY}.predicted.high"] = measured * 0.9, measured * 1.2
+    kept[f"{LATENCY}.predicted.by"] = "additive"
+    foretold = RunData(run.folder, run.study, run.environment, kept, run.front)
+    (found,) = agreements(foretold)
+    members = {trial.arch_id for trial in run.verified}
+    assert found.models == ("additive",) and found.predicted.count == int((kept["state"] == "complete").sum())
+    assert found.predicted.spearman is not None and found.predicted.spearman > 0.99
+    assert found.again is not None and found.again.count == len(members)
+    search = {trial.arch_id: trial.value(LATENCY) or 0.0 for trial in run.rows}
+    errors = [abs(search[trial.arch_id] / (trial.value(LATENCY) or 0.0) - 1) for trial in run.verified]
+    assert found.again.mape == pytest.approx(sum(errors) / len(errors))
+    rows = {name: (said, again) for name, said, again in agreement_rows(found)}
+    assert rows["Networks"] == (str(found.predicted.count), str(len(members)))
+    assert rows["Within 10 %"][0] == f"{100 * found.predicted.within_ten:.0f} %"
+    page = render(foretold)
+    assert "Predicted by additive." in page and f"{100 * found.again.mape:.1f}" in page
+    assert agreement_figure(found)["data"][-1]["type"] == "scatter"
+
+
+def test_the_page_says_what_the_cost_model_refused(make_run: RunMaker) -> None:
+    run = make_run()
+    refused = [row for row in run.rows if row.reason.startswith("infeasible")]
+    assert refused and list(run.screened) == refused
+    assert f"Refused by the cost model: {len(refused)} networks; they were neither measured nor trained." in render(run)
+    kept = run.trials.assign(**{f"{LATENCY}.source": "measured"})
+    measured = RunData(run.folder, run.study, run.environment, kept, run.front)
+    assert measured.screened == () and "Refused by the cost model" not in render(measured)
+    assert 'id="agreement"' not in render(measured)
+
+
+def test_a_limit_is_written_in_the_unit_of_its_table(make_run: RunMaker) -> None:
+    run = make_run(limits=("top1 >= 0.9",))
+    told = {"tables": {"quality": {"own_unit": True}}}
+    percent = RunData(run.folder, run.study, run.environment | told, run.trials, run.front)
+    lines = [[line.text for line in front_view(each, LATENCY, "top1").limits] for each in (run, percent)]
+    assert lines == [["≥ 90 %"], ["≥ 0.9"]]
 
 
 def test_headline_says_what_to_ship(make_run: RunMaker) -> None:

@@ -167,7 +167,7 @@ def test_every_key_misspelt_finds_its_name(path: tuple[str, ...], section: Any) 
         overrides, where = ["quality.rungs=[{epochs: 1}]"], ["quality", "rungs", "0"]
     else:
         overrides = []
-    for key in section.model_fields:
+    for key in section.by_key():
         wrong = key[:-1] + "q" if len(key) > 3 else key + key[-1]
         line = fails(LEAST, *overrides, ".".join([*where, f"{wrong}=1"]))
         assert line.startswith("command line: ")
@@ -281,8 +281,8 @@ def test_reference_is_up_to_date() -> None:
 
 def test_reference_names_every_key() -> None:
     text = study_reference()
-    assert all(f"| `{key}` |" in text for section in SECTIONS.values() for key in section.model_fields)
-    assert all(field.description for section in SECTIONS.values() for field in section.model_fields.values())
+    assert all(f"| `{key}` |" in text for section in SECTIONS.values() for key in section.by_key())
+    assert all(field.description for section in SECTIONS.values() for field in section.by_key().values())
 
 
 def test_import_is_light() -> None:
@@ -399,3 +399,40 @@ def test_devices_are_what_the_runtimes_can_do() -> None:
     assert estimated_names() == ESTIMATED
     assert choices(DeviceSpec, "runtime") == (*PRECISIONS, REPLAY)
     assert set(choices(DeviceSpec, "precision")) == {name for names in PRECISIONS.values() for name in names}
+
+
+TWO = "devices={cpu: {}, pi: {host: 'ssh:pi@pi5'}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["cost_model={from: 3}"],
+            "cost_model.from: expected a file path, or a mapping of devices to file paths, not 3",
+        ),
+        (["cost_model={from: {}}"], "cost_model.from: expected a file path, or a mapping of devices"),
+        (["cost_model={from: {cpu: [a]}}"], "cost_model.from.cpu: expected a file path, not a list"),
+        (["cost_model={from: {cpy: a.json}}"], "cost_model.from.cpy: unknown device 'cpy' (did you mean 'cpu'?)"),
+        ([TWO, "cost_model={from: a.json}"], "cost_model.from: which of 2 devices is it of? Write e.g. {cpu: cpu.json"),
+        (["cost_model={use: none, from: a.json}"], "cost_model.from: 'none' learns from no measurement"),
+        (["cost_model={use: roofline, from: a.json}"], "cost_model.from: 'roofline' learns from no measurement"),
+        (
+            ["cost_model={use: roofline, stand_in: true}"],
+            "cost_model.stand_in: an estimate stands in for no measurement",
+        ),
+        (["cost_model={use: lookup}"], "cost_model.use: needs times of kernels"),
+        ([TWO, "cost_model={use: roofline}"], "cost_model.use: 'roofline' knows the peak rates of this machine's"),
+        (["cost_model={use: tree}"], "cost_model.use: unknown: 'tree' (did you mean 'trees'?)"),
+    ],
+)
+def test_cost_models_that_make_no_sense(overrides: list[str], message: str) -> None:
+    assert message in fails(LEAST, *overrides)
+
+
+def test_files_of_cost_models_by_device() -> None:
+    one = load_study_text(LEAST, ["cost_model={from: a.json}"])
+    assert one.fitted == {"cpu": "a.json"} and load_study_text(dump_study(one)) == one
+    two = load_study_text(LEAST, [TWO, "cost_model={use: lookup, from: {pi: b.json}}"])
+    assert two.fitted == {"pi": "b.json"} and load_study_text(dump_study(two)) == two
+    assert load_study_text(LEAST).fitted == {}

@@ -420,3 +420,27 @@ def test_a_trained_network_has_no_more_than_all_right(make_run: Callable[..., Ru
             "version: 1\nname: t\nspace: {use: mobile}\ndata: {use: digits}\ndevices: {cpu: {}}\n"
             "objectives: [{metric: top1}]\nlimits: [top1 >= 70]\n"
         )
+
+
+def test_a_table_with_few_of_the_space_is_searched_in_its_own_rows(
+    tmp_path: Path, study_file: StudyFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fbnet = load_space("fbnet")
+    known = [fbnet.random(f"row {number}") for number in range(60)]
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"arch": [fbnet.string_of(each) for each in known]})
+    frame = frame.assign(c100_test=rng.uniform(50, 70, len(known)), **{LATENCY: rng.uniform(1, 5, len(known))})
+    frame.to_parquet(tmp_path / "quality.parquet")
+    frame.to_parquet(tmp_path / "board.parquet")
+    for sampler in ("tpe", "nsga2"):
+        search = {"trials": 80, "seed": 0, "sampler": sampler}
+        path = study_file(tmp_path / sampler, **{**SECTIONS, "space": {"use": "fbnet"}, "search": search})
+        for table in ("quality", "board"):
+            (tmp_path / sampler / f"{table}.parquet").symlink_to(tmp_path / f"{table}.parquet")
+        found = run(path)
+        assert {trial.arch_id for trial in found.rows} == {each.id for each in known}
+        assert len(found.rows) == 60 and {trial.state for trial in found.rows} == {"complete"}
+        again = tmp_path / "again" / sampler
+        Study.from_yaml(path, ["search.trials=12"], folder=again).run()
+        Study.from_yaml(path, ["search.trials=25"], folder=again).run()
+        assert [t.arch_id for t in RunData.load(again).rows] == [t.arch_id for t in found.rows[:25]]
