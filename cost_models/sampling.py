@@ -22,7 +22,7 @@ _ROUNDS = 20
 """Exchanges all over the design, at most."""
 
 
-def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> list[int]:
+def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0, kept: Sequence[int] = ()) -> list[int]:
     """Chooses rows with a large determinant of their information matrix, det(X'X + ridge).
 
     Rows are whitened first, so that units and correlations of the features do not matter. A greedy choice from a random
@@ -34,12 +34,13 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
         features: (n, k), one row per candidate; finite. Or several such matrices, with the same candidates.
         count: rows to choose, 1 to n.
         seed: of the first row.
+        kept: rows that are in the design already, and stay there.
 
     Returns:
-        `count` different row numbers, ascending.
+        `count` different row numbers without those kept, ascending.
 
     Raises:
-        ValueError: `count` is not from 1 to n, a feature is not finite, or the matrices have different rows.
+        ValueError: with those kept `count` is not from 1 to n, a feature is not finite, or the matrices have different rows.
     """
     import numpy as np
 
@@ -50,8 +51,8 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
     rows = len(matrices[0])
     if any(len(x) != rows for x in matrices):
         raise ValueError("the matrices of features have different numbers of candidates")
-    if not 1 <= count <= rows:
-        raise ValueError(f"cannot choose {count} of {rows}")
+    if not 1 <= count <= rows - len(kept):
+        raise ValueError(f"cannot choose {count} of {rows - len(kept)}")
     designs = [_Design(_whitened(x)) for x in matrices]
     chosen: list[int] = []
 
@@ -61,11 +62,13 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
 
     def best() -> tuple[int, Array]:
         gains = np.sum([design.gains() for design in designs], axis=0)
-        gains[chosen] = -1.0
+        gains[[*chosen, *kept]] = -1.0
         return int(gains.argmax()), gains
 
+    for row in kept:
+        change(row, 1.0)
     for place in range(count):
-        chosen.append(random.Random(seed).randrange(rows) if place == 0 else best()[0])
+        chosen.append(best()[0] if place or kept else random.Random(seed).randrange(rows))
         change(chosen[-1], 1.0)
     for _ in range(_ROUNDS):
         changed = False
@@ -83,7 +86,13 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0) -> l
     return sorted(chosen)
 
 
-def designed(features: Array | Sequence[Array], count: int, seed: int = 0, at_random: float = AT_RANDOM) -> list[int]:
+def designed(
+    features: Array | Sequence[Array],
+    count: int,
+    seed: int = 0,
+    at_random: float = AT_RANDOM,
+    kept: Sequence[int] = (),
+) -> list[int]:
     """Chooses rows by D-optimality and some at random: extreme rows tell the costs, ordinary ones the errors.
 
     Args:
@@ -91,9 +100,10 @@ def designed(features: Array | Sequence[Array], count: int, seed: int = 0, at_ra
         count: rows to choose, 1 to n.
         seed: of both choices.
         at_random: share of the rows that is drawn at random.
+        kept: as `d_optimal`.
 
     Returns:
-        `count` different row numbers: those by design first, each part ascending.
+        `count` different row numbers without those kept: those by design first, each part ascending.
 
     Raises:
         ValueError: as `d_optimal`, or the share is not from 0 to 1.
@@ -102,11 +112,11 @@ def designed(features: Array | Sequence[Array], count: int, seed: int = 0, at_ra
         raise ValueError(f"the share at random must be from 0 to 1, not {at_random}")
     first = features[0] if isinstance(features, Sequence) and features else features
     rows = len(first)
-    if not 1 <= count <= rows:
-        raise ValueError(f"cannot choose {count} of {rows}")
+    if not 1 <= count <= rows - len(kept):
+        raise ValueError(f"cannot choose {count} of {rows - len(kept)}")
     drawn = round(count * at_random)
-    by_design = d_optimal(features, count - drawn, seed) if count > drawn else []
-    rest = sorted(set(range(rows)) - set(by_design))
+    by_design = d_optimal(features, count - drawn, seed, kept) if count > drawn else []
+    rest = sorted(set(range(rows)) - set(by_design) - set(kept))
     return by_design + sorted(random.Random(seed).sample(rest, drawn))
 
 

@@ -67,3 +67,15 @@ def test_features_that_are_none() -> None:
         d_optimal(np.ones(3), 1)
     with pytest.raises(ValueError, match="share at random"):
         designed(FEATURES, 3, 0, 1.5)
+
+
+def test_more_rows_are_chosen_for_what_those_kept_do_not_tell() -> None:
+    first = designed(FEATURES, 6, 3)
+    more = designed(FEATURES, 6, 3, at_random=0.0, kept=first)
+    assert len(set(more)) == 6 and not set(more) & set(first)
+    alone = designed(FEATURES, 6, 4, at_random=0.0)
+    assert logdet(first + more) >= logdet(first + alone) - 1e-9
+    line = np.column_stack([np.ones(11), np.arange(11.0)])
+    assert d_optimal(line, 1, kept=[0]) == [10]
+    with pytest.raises(ValueError, match="cannot choose 10 of 9"):
+        d_optimal(line, 10, kept=[0, 10])
