@@ -7,6 +7,18 @@ from __future__ import annotations
 
 from .additive import AdditiveModel
 from .features import FEATURES, totals
-from .model import CostModel, Prediction
+from .fitted import Fitted, Provenance, Sample, fit_model
+from .model import CostModel, Prediction, TotalsModel
 
-__all__ = ["FEATURES", "AdditiveModel", "CostModel", "Prediction", "totals"]
+__all__ = [
+    "FEATURES",
+    "AdditiveModel",
+    "CostModel",
+    "Fitted",
+    "Prediction",
+    "Provenance",
+    "Sample",
+    "TotalsModel",
+    "fit_model",
+    "totals",
+]

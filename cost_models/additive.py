@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..profilers.graph import Graph
-from .features import FEATURES, totals
-from .model import CostModel, Prediction, check_samples
+from .model import Range, TotalsModel, aligned, check_samples, finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +22,9 @@ SHRINKAGE = 2e-3
 """Weight of the penalty that keeps unidentified costs moderate. Chosen on 100 splits of measured networks of `mobile`
 at 8 x 8 and 32 x 32; from 1e-3 to 3e-3 the share within 10 % changes by at most a point (docs/cost_models.md)."""
 
+NORMAL_QUANTILE = 1.645
+"""Half-width of the 90 % interval of a normal distribution, in standard deviations."""
+
 FOLDS = 40
 """From more samples than these on, several are left out together (CV+ of the same paper): 40 fits, not n."""
 
@@ -31,7 +32,7 @@ LEAST_HALF_WIDTH = 0.02
 """Smallest half-width of an interval, as a share: two measurements of one network differ by that much."""
 
 
-class AdditiveModel(CostModel):
+class AdditiveModel(TotalsModel):
     """Non-negative least squares on the totals of the executed graph, weighted for relative errors.
 
     Minimises sum(((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p gives every feature the same
@@ -43,28 +44,27 @@ class AdditiveModel(CostModel):
     min_samples: ClassVar[int] = 4
 
     def __init__(self, shrinkage: float = SHRINKAGE) -> None:
+        super().__init__()
         self.shrinkage = shrinkage
         self.costs: list[float] = []
         """Cost per unit of each feature, in the unit of the fitted values."""
         self.left_out: list[tuple[list[float], float]] = []
-        """Per sample: costs fitted without it, and |log(measured / predicted by them)|."""
+        """Per sample: costs fitted without it, and log(measured / predicted by them)."""
+        self.noise = 0.0
+        """Relative standard deviation of one measurement; 0: not known."""
 
-    def fit(self, graphs: Sequence[Graph], values: Sequence[float]) -> Self:
+    def solve(self, x: Array, y: Array) -> Array:
+        """Costs per unit of each feature, (k,), from totals (n, k) and measured costs (n,); no interval, not kept."""
         import numpy as np
 
-        check_samples(len(graphs), values, self.min_samples)
-        return self.fit_totals(np.array([totals(graph) for graph in graphs]), values)
+        return np.array(_solve(x, y, self.shrinkage))
 
-    def fit_totals(self, x: Array, values: Sequence[float] | Array) -> Self:
-        """As `fit`, from the totals of the graphs, (n, k) in the order of `FEATURES`.
-
-        Raises:
-            ValueError: see `CostModel.fit`.
-        """
+    def fit_totals(self, x: Array, values: Sequence[float] | Array, noise: float = 0.0) -> Self:
         import numpy as np
 
         y = np.array(values, dtype=float)
-        check_samples(len(x), y.tolist(), self.min_samples)
+        check_samples(len(x), y.tolist(), self.min_samples, noise)
+        self.range, self.noise = Range.of(x), noise
         self.costs = _solve(x, y, self.shrinkage)
         residuals = np.zeros(len(y))
         fits: list[list[float]] = [[]] * len(y)
@@ -73,67 +73,50 @@ class AdditiveModel(CostModel):
             out = np.arange(len(y)) % folds == fold
             costs = _solve(x[~out], y[~out], self.shrinkage)
             said = np.maximum(x[out] @ np.array(costs), 1e-9 * y[out])
-            residuals[out] = np.abs(np.log(y[out] / said))
+            residuals[out] = np.log(y[out] / said)
             for place in np.flatnonzero(out):
                 fits[place] = costs
         self.left_out = [(costs, float(residual)) for costs, residual in zip(fits, residuals, strict=True)]
         return self
 
     @property
-    def left_out_error(self) -> float:
-        """Root mean square of the errors at left-out samples, as |log ratio|, each counted as 1 at most.
-
-        Raises:
-            ValueError: the model is not fitted.
-        """
+    def left_out_errors(self) -> list[float]:
         if not self.left_out:
             raise ValueError("the cost model is not fitted")
-        return math.sqrt(sum(min(residual, 1.0) ** 2 for _, residual in self.left_out) / len(self.left_out))
-
-    def predict(self, graph: Graph) -> Prediction:
-        value, low, high = (float(part[0]) for part in self.predict_totals(totals(graph)[None]))
-        return Prediction(value, low, high)
+        return [residual for _, residual in self.left_out]
 
     def predict_totals(self, x: Array) -> tuple[Array, Array, Array]:
-        """As `predict`, for many at once.
-
-        Args:
-            x: totals of graphs, (m, k) in the order of `FEATURES`.
-
-        Returns:
-            Values, lower and upper ends of the 90 % intervals, each (m,).
-
-        Raises:
-            ValueError: the model is not fitted.
-        """
         import numpy as np
 
         if not self.costs:
             raise ValueError("the cost model is not fitted")
         value = np.maximum(x @ np.array(self.costs), 1e-12)
         said = np.log(np.maximum(x @ np.array([costs for costs, _ in self.left_out]).T, 1e-12))
-        residuals = np.array([residual for _, residual in self.left_out])
+        residuals = np.abs(self.left_out_errors)
         low, high = _ends(np.sort(said - residuals, axis=1), np.sort(said + residuals, axis=1))
-        return (
-            value,
-            np.minimum(np.exp(low), value * (1 - LEAST_HALF_WIDTH)),
-            np.maximum(np.exp(high), value * (1 + LEAST_HALF_WIDTH)),
-        )
+        least = max(LEAST_HALF_WIDTH, NORMAL_QUANTILE * self.noise)
+        return value, np.minimum(np.exp(low), value / (1 + least)), np.maximum(np.exp(high), value * (1 + least))
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "features": list(FEATURES),
+            "features": list(self.features),
             "costs": self.costs,
             "left_out": [{"costs": costs, "residual": residual} for costs, residual in self.left_out],
+            "noise": self.noise,
+            "range": self.range.to_json(),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        if tuple(data["features"]) != FEATURES:
-            raise ValueError("fitted on other features")
-        model = cls()
-        model.costs = _costs(data["costs"])
-        model.left_out = [(_costs(item["costs"]), _finite(item["residual"])) for item in data["left_out"]]
+        """A file of schema 1 has neither noise nor range, and its residuals have lost their sign."""
+        model, names = cls(), data["features"]
+        model.costs = _costs(data["costs"], names, cls.features)
+        model.left_out = [
+            (_costs(item["costs"], names, cls.features), finite(item["residual"])) for item in data["left_out"]
+        ]
+        model.noise = _not_negative(data.get("noise", 0.0))
+        if "range" in data:
+            model.range = Range.from_json(data["range"], names, cls.features)
         if len(model.left_out) < cls.min_samples:
             raise ValueError("too few samples")
         return model
@@ -170,13 +153,13 @@ def _ends(lows: Array, highs: Array) -> tuple[Array, Array]:
     return lows[:, 0] - margin, highs[:, -1] + margin
 
 
-def _costs(items: Sequence[Any]) -> list[float]:
-    if len(items) != len(FEATURES):
-        raise ValueError(f"{len(items)} costs for {len(FEATURES)} features")
-    return [_finite(item) for item in items]
+def _costs(items: Sequence[Any], names: Sequence[str], features: Sequence[str]) -> list[float]:
+    """Costs by feature, in the order of `features`."""
+    return aligned([_not_negative(item) for item in items], names, features)
 
 
-def _finite(item: Any) -> float:
-    if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item) or item < 0:
-        raise ValueError(f"a cost must be a finite number of at least 0, not {item!r}")
-    return float(item)
+def _not_negative(item: Any) -> float:
+    number = finite(item)
+    if number < 0:
+        raise ValueError(f"a cost must be at least 0, not {item!r}")
+    return number

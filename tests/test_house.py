@@ -64,7 +64,7 @@ def test_only_search_knows_optuna(path: Path) -> None:
 
 def test_the_check_of_imports_sees_them() -> None:
     assert ("spaces", "spaces.errors") in imported_layers(ROOT / "profilers" / "child.py")
-    assert ("profilers", "profilers.graph") in imported_layers(ROOT / "cost_models" / "additive.py")
+    assert ("profilers", "profilers.graph") in imported_layers(ROOT / "cost_models" / "features.py")
 
 
 def test_every_package_is_listed() -> None:

@@ -124,7 +124,7 @@ def test_save_and_load(kind: type[CostModel], tmp_path: Path) -> None:
     model = kind().fit(graphs, values)
     path = tmp_path / "deep" / "model.json"
     model.save(path)
-    assert json.loads(path.read_text())["schema_version"] == 1
+    assert json.loads(path.read_text())["schema_version"] == 2
     assert [p.name for p in path.parent.iterdir()] == ["model.json"], "nothing left aside"
     loaded = kind.load(path)
     assert [loaded.predict(graph) for graph in graphs] == [model.predict(graph) for graph in graphs]
@@ -139,7 +139,7 @@ def test_files_that_are_no_cost_model(kind: type[CostModel], tmp_path: Path) -> 
     text = path.read_text()
     data = json.loads(text)
     spoiled = [
-        "", "[]", "{}", "[" * 5000, text[: len(text) // 2], text.replace('"schema_version": 1', '"schema_version": 99'),
+        "", "[]", "{}", "[" * 5000, text[: len(text) // 2], text.replace('"schema_version": 2', '"schema_version": 99'),
         json.dumps({**data, "model": "another"}),
         *(json.dumps({key: value for key, value in data.items() if key != lost}) for lost in data),
     ]  # fmt: skip
