@@ -69,7 +69,9 @@ class SpaceFiles:
 
 
 def write(request: dict[str, Any]) -> dict[str, Any]:
-    """Writes a network's file. Request: `use`, `input`, `classes`, `allow_code`; `arch`, `runtime`, `precision`, `path`.
+    """Writes a network's file.
+
+    Request: `use`, `input`, `classes`, `allow_code` of the space; `arch` (JSON), `runtime`, `precision`, `path`.
 
     Raises:
         CandidateError: `build` or `export`.
