@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..profilers import Graph, LocalProfiler, Measurement, MeasurementStore, Profiler, Stored, get_runtime
+from ..profilers import (
+    Graph,
+    LocalProfiler,
+    Measurement,
+    MeasurementStore,
+    Profiler,
+    Stored,
+    estimated_names,
+    get_runtime,
+)
 from ..profilers.measurement import pool
 from ..spaces.errors import CandidateError, DeviceError
 from . import interrupts
@@ -72,7 +81,7 @@ class Networks:
         *,
         fresh: bool = False,
     ) -> None:
-        if profiler.provenance == "estimated":
+        if runtime in estimated_names() or profiler.provenance == "estimated":
             raise DeviceError(f"{runtime} is estimated by its vendor's tool: there is nothing to measure a fit on")
         if target == "peak_memory_mb" and not (
             isinstance(profiler, LocalProfiler) and get_runtime(runtime).tells_resident

@@ -6,6 +6,7 @@ import contextlib
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +193,8 @@ def _meter(device: NamedDevice, target: str, text: str) -> dict[str, Any]:
 
 
 def _fit_json(fit: Fit, path: Path, seconds: float) -> dict[str, Any]:
-    fitted, errors = fit.fitted, fit.left_out or [None] * len(fit.fitted.samples)
+    fitted = fit.fitted
+    errors: Sequence[float | None] = fit.left_out or [None] * len(fitted.samples)
     return {
         "model": fitted.model.name,
         "noise": fitted.provenance.noise,
