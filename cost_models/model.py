@@ -35,6 +35,9 @@ __all__ = [
 
 _MODELS = {
     "additive": ("additive", "AdditiveModel"),
+    "additive+gp": ("additive_gp", "AdditiveGpModel"),
+    "transfer": ("transfer", "TransferModel"),
+    "trees": ("trees", "TreesModel"),
 }
 """Name in a file → module and class."""
 
@@ -324,14 +327,14 @@ def stretched(value: float, low: float, high: float, factor: float) -> tuple[flo
     return value, value / min(down, 1e9), value * min(up, 1e9)
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, Any], indent: int | None = None) -> None:
     """Writes a cost model's file with its schema version, aside first and then renamed.
 
     Raises:
         DiskError: it cannot be written.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **data}, allow_nan=False)
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **data}, allow_nan=False, indent=indent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(text + "\n", encoding="utf-8")

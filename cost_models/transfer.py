@@ -1,0 +1,193 @@
+"""The additive model with costs of other devices as its first guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from .additive import AdditiveModel
+from .bank import BankEntry, known_to_all, read_bank
+from .left_out import excess, folds, log_cost, plus_interval, squared
+from .model import Range, TotalsModel, aligned, check_samples, finite
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+__all__ = ["TransferModel"]
+
+WEIGHTS = (0.03, 0.3, 3.0, 30.0)
+"""Weights of the bank's costs that are tried, beside none at all."""
+
+FOLDS, INNER = 40, 10
+"""Most folds, and most folds inside of one, where the weight is chosen."""
+
+
+class TransferModel(TotalsModel):
+    """Non-negative costs that are drawn towards a mixture of other devices' costs.
+
+    The mixture has non-negative shares of the bank's devices, fitted on the samples, so that a device's own scale is
+    free. The costs c minimise sum(((X c - y) / y)^2) + weight * sum((u (c - mixture))^2), where u c is the share of a
+    feature in the cost of a usual sample. A feature that is not in every entry of the bank has the additive model's
+    penalty instead. The weight is chosen at left-out samples, by the one-standard-error rule in favour of none: then it
+    is 0 and the model is the additive one. Intervals are jackknife+ / CV+.
+    """
+
+    name: ClassVar[str] = "transfer"
+    min_samples: ClassVar[int] = AdditiveModel.min_samples
+
+    def __init__(self, bank: Sequence[BankEntry] | None = None, target: str = "latency_ms") -> None:
+        super().__init__()
+        self._bank, self.target = bank, target
+        self.base = AdditiveModel()
+        self.weight = 0.0
+        """Of the bank's costs; 0: they do not help here."""
+        self.why = ""
+        """What the weight is, and why, in one line."""
+        self.mixture: dict[str, float] = {}
+        """Device of the bank → its share; only those above 0."""
+        self.costs: list[float] = []
+        self._left_out: list[list[float]] = []
+        self._errors: list[float] = []
+        self._noise = 0.0
+
+    def fit_totals(self, x: Array, values: Sequence[float] | Array, noise: float = 0.0) -> Self:
+        import numpy as np
+
+        y = np.array(values, dtype=float)
+        check_samples(len(x), y.tolist(), self.min_samples, noise)
+        self.base.fit_totals(x, y, noise)
+        self.range, self._noise, self.weight, self.mixture = Range.of(x), noise, 0.0, {}
+        bank = [entry for entry in (read_bank() if self._bank is None else self._bank) if entry.target == self.target]
+        prior = _Prior(bank, self.features)
+        if not prior.devices:
+            self.why = f"weight 0: the bank has no device of {self.target}"
+            return self
+        found, self._errors = [], [0.0] * len(y)
+        for out in folds(len(y), FOLDS):
+            inner, inside = y[~out], x[~out]
+            tried = _errors(prior, inside, inner, INNER)
+            chosen = prior.solve(x[~out], y[~out], _weight(tried))
+            for place in np.flatnonzero(out):
+                self._errors[place] = float(np.log(y[place]) - log_cost(x[place : place + 1], chosen)[0])
+        tried = _errors(prior, x, y, FOLDS)
+        self.weight = _weight(tried)
+        told = ", ".join(f"{weight:g}: {np.sqrt(squared(errors).mean()):.3f}" for weight, errors in tried.items())
+        self.why = f"weight {self.weight:g}; error at left-out samples by weight {told}"
+        if not self.weight:
+            return self
+        self.mixture = prior.mixture(x, y)
+        self.costs = prior.solve(x, y, self.weight).tolist()
+        for out in folds(len(y), FOLDS):
+            found.append(prior.solve(x[~out], y[~out], self.weight).tolist())
+        self._left_out = found
+        return self
+
+    def predict_totals(self, x: Array) -> tuple[Array, Array, Array]:
+        import numpy as np
+
+        if not self.weight:
+            return self.base.predict_totals(x)
+        value = np.exp(log_cost(x, np.array(self.costs)))
+        centres = np.zeros((len(x), len(self._errors)))
+        for costs, out in zip(self._left_out, folds(len(self._errors), FOLDS), strict=True):
+            centres[:, out] = log_cost(x, np.array(costs))[:, None]
+        return value, *plus_interval(value, centres, np.abs(self._errors), self._noise)
+
+    @property
+    def left_out_errors(self) -> list[float]:
+        return list(self._errors) if self.weight else self.base.left_out_errors
+
+    def to_json(self) -> dict[str, Any]:
+        told = {"target": self.target, "weight": self.weight, "why": self.why, "base": self.base.to_json()}
+        if not self.weight:
+            return told
+        return {
+            **told,
+            "features": list(self.features),
+            "mixture": self.mixture,
+            "costs": self.costs,
+            "left_out": self._left_out,
+            "errors": self._errors,
+            "noise": self._noise,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        model = cls(target=str(data["target"]))
+        model.base = AdditiveModel.from_json(data["base"])
+        model.range, model.why, model.weight = model.base.range, str(data["why"]), finite(data["weight"])
+        if not model.weight:
+            return model
+        model.mixture = {str(name): finite(share) for name, share in data["mixture"].items()}
+        told, *left_out = (
+            aligned([finite(item) for item in costs], data["features"], cls.features)
+            for costs in (data["costs"], *data["left_out"])
+        )
+        model.costs, model._left_out = told, left_out
+        model._errors, model._noise = [finite(item) for item in data["errors"]], finite(data["noise"])
+        if len(left_out) != min(len(model._errors), FOLDS) or any(cost < 0 for costs in left_out for cost in costs):
+            raise ValueError("costs and errors do not fit together")
+        return model
+
+
+class _Prior:
+    """The bank's costs in the order of the features."""
+
+    def __init__(self, bank: Sequence[BankEntry], features: Sequence[str]) -> None:
+        import numpy as np
+
+        shared = known_to_all(bank)
+        costs = [[entry.costs[name] if name in shared else 0.0 for name in features] for entry in bank]
+        told = {entry.name: row for entry, row in zip(bank, costs, strict=True) if any(row)}
+        self.devices = list(told)
+        self.costs = np.array(list(told.values()), float).reshape(len(told), len(features))
+        self.known = np.array([name in shared for name in features])
+
+    def mixture(self, x: Array, y: Array) -> dict[str, float]:
+        """Device → its share in the mixture that fits the samples; only those above 0."""
+        shares = self._shares(x, y)
+        return {name: float(share) for name, share in zip(self.devices, shares, strict=True) if share > 0}
+
+    def _shares(self, x: Array, y: Array) -> Array:
+        return AdditiveModel().solve(x @ self.costs.T, y)
+
+    def solve(self, x: Array, y: Array, weight: float) -> Array:
+        """Costs per unit of each feature, (k,); with weight 0 the additive model's."""
+        import numpy as np
+        from scipy.optimize import nnls
+
+        if not weight:
+            return AdditiveModel().solve(x, y)
+        guess = self._shares(x, y) @ self.costs
+        rows = x / y[:, None]
+        usual = np.sqrt((rows**2).mean(axis=0))
+        scale = np.where(usual > 0, usual, 1.0)
+        rows = rows / scale
+        shares = rows.sum(axis=1)
+        even = shares.sum() / (shares @ shares)  # the same share for every feature, as the additive model has it
+        own = AdditiveModel().shrinkage ** 0.5
+        strength = np.where(usual > 0, np.where(self.known, weight**0.5, own / even), 0.0)
+        wanted = strength * np.where(self.known, guess * scale, even)
+        costs, _ = nnls(np.vstack([rows, np.diag(strength)]), np.concatenate([np.ones(len(y)), wanted]), maxiter=1000)
+        found: Array = costs / scale
+        return found
+
+
+def _errors(prior: _Prior, x: Array, y: Array, most: int) -> dict[float, Array]:
+    """Weight → errors at left-out samples as logarithms, (n,)."""
+    import numpy as np
+
+    found = {weight: np.zeros(len(y)) for weight in (0.0, *WEIGHTS)}
+    for out in folds(len(y), most):
+        for weight, errors in found.items():
+            errors[out] = np.log(y[out]) - log_cost(x[out], prior.solve(x[~out], y[~out], weight))
+    return found
+
+
+def _weight(tried: Mapping[float, Array]) -> float:
+    """The weight with the smallest error, or 0 when that is not better by more than one standard error."""
+    best = min(tried, key=lambda weight: float(squared(tried[weight]).mean()))
+    gain, spread = excess(tried[0.0], tried[best])
+    return best if gain > spread else 0.0
