@@ -6,7 +6,7 @@ from ..profilers.graph import Graph
 from ..spaces.fbnet import STEM, Block, Plan
 from .graph_builder import GraphBuilder
 
-__all__ = ["fbnet_graph"]
+__all__ = ["fbnet_graph", "fbnet_network"]
 
 
 def fbnet_graph(plan: Plan, input_shape: tuple[int, int, int] = (3, 32, 32), *, converted: bool = True) -> Graph:
@@ -18,11 +18,16 @@ def fbnet_graph(plan: Plan, input_shape: tuple[int, int, int] = (3, 32, 32), *, 
         converted: as a runtime executes its file, else as eager torch runs the module.
     """
     builder = GraphBuilder(input_shape, converted=converted)
+    return builder.graph(fbnet_network(builder, plan))
+
+
+def fbnet_network(builder: GraphBuilder, plan: Plan) -> int:
+    """Writes down a network; returns its output."""
     x = builder.relu(builder.convolution(-1, STEM, 3, plan.stem_stride))
     for block, channels, stride in plan.layers:
         x = _layer(builder, x, block, channels, stride)
     x = builder.relu(builder.convolution(x, plan.head, 1))
-    return builder.graph(builder.classifier(x, plan.num_classes))
+    return builder.classifier(x, plan.num_classes)
 
 
 def _layer(builder: GraphBuilder, x: int, block: Block | None, channels: int, stride: int) -> int:

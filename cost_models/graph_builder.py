@@ -6,28 +6,15 @@ needs, computes equal operators once and fuses a sum and an activation into the 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-from ..profilers.graph import Graph, Node, Shape, count_macs, peak_activations
+from ..profilers.graph import Graph, Shape
+from .fusion import needed, once
+from .network import Call, Network
 
 __all__ = ["GraphBuilder"]
-
-_BYTES = 4
-"""Of a float32."""
-
-
-@dataclass(slots=True)
-class _Call:
-    op: str
-    inputs: list[int]
-    shape: Shape
-    weights: tuple[Shape, ...] = ()
-    group: int = 1
-    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 class GraphBuilder:
@@ -44,7 +31,7 @@ class GraphBuilder:
     """
 
     def __init__(self, shape: tuple[int, int, int], *, converted: bool) -> None:
-        self._calls: list[_Call] = []
+        self._calls: list[Call] = []
         self._shape: Shape = (1, *shape)
         self._converted = converted
 
@@ -63,6 +50,13 @@ class GraphBuilder:
         y = self._add("Conv", [x], shape, weights, group, {"kernel": [kernel, kernel], "strides": [stride, stride]})
         return self.normalisation(y) if normalised and not self._converted else y
 
+    def dense(self, x: int, channels: int) -> int:
+        """A 1x1 convolution with a bias and no batch normalisation."""
+        inputs = self.shape(x)[1]
+        y = self.convolution(x, channels, 1, normalised=False)
+        self._calls[y].weights = ((channels, inputs, 1, 1), (channels,))
+        return y
+
     def normalisation(self, x: int) -> int:
         """Batch normalisation by itself; onnxruntime makes it a depthwise 1x1 convolution where it cannot be folded."""
         shape = self.shape(x)
@@ -72,7 +66,19 @@ class GraphBuilder:
 
     def relu(self, x: int) -> int:
         """A ReLU; on values that have had one already, a converter's equal one."""
-        return self._add("Relu", [x], self.shape(x))
+        return self.activation(x, "Relu")
+
+    def activation(self, x: int, name: str) -> int:
+        """An activation by ONNX's name, e.g. `HardSwish`."""
+        return self._add(name, [x], self.shape(x))
+
+    def scaled(self, x: int, by: int) -> int:
+        """A product with one number a channel."""
+        return self._add("Mul", [x, by], self.shape(x))
+
+    def global_pool(self, x: int) -> int:
+        """The mean of each channel."""
+        return self._add("GlobalAveragePool", [x], (1, self.shape(x)[1], 1, 1))
 
     def average_pool(self, x: int, kernel: int, stride: int = 1) -> int:
         """An average over windows that keeps the sides at stride 1."""
@@ -109,22 +115,19 @@ class GraphBuilder:
     def classifier(self, x: int, classes: int) -> int:
         """The mean of each channel, and a linear layer."""
         channels = self.shape(x)[1]
-        y = self._add("GlobalAveragePool", [x], (1, channels, 1, 1))
-        y = self._add("Flatten", [y], (1, channels))
+        y = self._add("Flatten", [self.global_pool(x)], (1, channels))
         return self._add("Gemm", [y], (1, classes), ((classes, channels), (classes,)))
+
+    def network(self, output: int) -> Network:
+        """Returns the calls that end in a value, for rules to rewrite."""
+        return Network(self._shape, dict(enumerate(self._calls)), output).copy()
 
     def graph(self, output: int) -> Graph:
         """Returns the graph that ends in a value."""
-        calls = dict(enumerate(self._calls))
+        network = self.network(output)
         if self._converted:
-            calls = _fused(_needed(_once(calls), output))
-        places = {value: place for place, value in enumerate(calls)}
-        nodes = tuple(self._node(value, call, calls) for value, call in calls.items())
-        edges = tuple(
-            sorted({(places[x], places[value]) for value, call in calls.items() for x in call.inputs if x >= 0})
-        )
-        kind = "converted" if self._converted else "eager"
-        return Graph(nodes, edges, f"{kind}, written down", peak_activations(nodes, edges))
+            network = _fused(needed(once(network)))
+        return network.graph(f"{'converted' if self._converted else 'eager'}, written down")
 
     def _add(
         self,
@@ -135,56 +138,15 @@ class GraphBuilder:
         group: int = 1,
         attributes: dict[str, Any] | None = None,
     ) -> int:
-        self._calls.append(_Call(op, inputs, shape, weights, group, attributes or {}))
+        self._calls.append(Call(op, inputs, shape, weights, group, attributes or {}))
         return len(self._calls) - 1
 
-    def _node(self, value: int, call: _Call, calls: dict[int, _Call]) -> Node:
-        inputs = tuple(calls[x].shape if x >= 0 else self._shape for x in call.inputs)
-        return Node(
-            name=f"{call.op}_{value}",
-            op=call.op,
-            domain="",
-            inputs=inputs,
-            outputs=(call.shape,),
-            dtype="float32",
-            group=call.group,
-            attributes=call.attributes,
-            weight_bytes=_BYTES * sum(math.prod(shape) for shape in call.weights),
-            bytes_in=_BYTES * sum(math.prod(shape) for shape in inputs),
-            bytes_out=_BYTES * math.prod(call.shape),
-            macs=count_macs(call.op, inputs[:1], call.weights, (call.shape,)),
-            weights=call.weights,
-        )
 
-
-def _once(calls: dict[int, _Call]) -> dict[int, _Call]:
-    """Operators without weights on the same values are one."""
-    same: dict[tuple[Any, ...], int] = {}
-    stands_for: dict[int, int] = {}
-    kept = {}
-    for value, call in calls.items():
-        inputs = [stands_for.get(x, x) for x in call.inputs]
-        key = (call.op, *inputs, str(call.attributes), call.shape)
-        if not call.weights and same.setdefault(key, value) != value:
-            stands_for[value] = same[key]
-        else:
-            kept[value] = _Call(call.op, inputs, call.shape, call.weights, call.group, dict(call.attributes))
-    return kept
-
-
-def _needed(calls: dict[int, _Call], output: int) -> dict[int, _Call]:
-    """The operators that the output depends on; the output's own call stays what it is."""
-    needed = {output}
-    for value in reversed(calls):
-        if value in needed:
-            needed.update(calls[value].inputs)
-    return {value: call for value, call in calls.items() if value in needed}
-
-
-def _fused(calls: dict[int, _Call]) -> dict[int, _Call]:
+def _fused(network: Network) -> Network:
     """A convolution read only by a sum adds by itself; one read only by a ReLU clips by itself."""
+    calls = network.calls
     readers = Counter(x for call in calls.values() for x in call.inputs)
-    for value, call in list(calls.items()):
+    for value, call in network.items():
         if call.op not in ("Add", "Relu"):
             continue
         into = next((x for x in reversed(call.inputs) if x >= 0 and _takes(calls[x], call.op, readers[x])), None)
@@ -197,10 +159,10 @@ def _fused(calls: dict[int, _Call]) -> dict[int, _Call]:
             target.inputs += rest
         target.attributes["activation"] = "Relu" if call.op == "Relu" else ""
         calls[value] = target  # it runs where the last of its inputs is there
-    return calls
+    return network
 
 
-def _takes(call: _Call, op: str, readers: int) -> bool:
+def _takes(call: Call, op: str, readers: int) -> bool:
     """True when a convolution can take in the operator after it."""
     if call.op != "Conv" or readers != 1 or call.attributes.get("activation"):
         return False

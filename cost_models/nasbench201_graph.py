@@ -8,7 +8,7 @@ from ..profilers.graph import Graph
 from ..spaces.nasbench201 import EDGES, OUTPUT, Cell
 from .graph_builder import GraphBuilder
 
-__all__ = ["HOW", "How", "executed", "nasbench201_graph"]
+__all__ = ["HOW", "How", "executed", "nasbench201_graph", "nasbench201_network"]
 
 How = Literal["eager", "converted", "multiplied"]
 HOW: tuple[How, ...] = ("eager", "converted", "multiplied")
@@ -37,6 +37,11 @@ def nasbench201_graph(
     edges = executed(cell, how)
     if how != "eager" and not cell.live:
         return builder.graph(-1)  # zeros whatever comes in: nothing is left to execute
+    return builder.graph(nasbench201_network(builder, cell, edges, num_classes))
+
+
+def nasbench201_network(builder: GraphBuilder, cell: Cell, edges: frozenset[Edge], num_classes: int) -> int:
+    """Writes down the network in which some edges of a cell are executed; returns its output."""
     x = builder.convolution(-1, CHANNELS[0], 3)
     for stage, channels in enumerate(CHANNELS):
         if stage:
@@ -44,7 +49,7 @@ def nasbench201_graph(
         for _ in range(CELLS_PER_STAGE):
             x = _cell(builder, x, cell, edges)
     x = builder.relu(builder.normalisation(x))
-    return builder.graph(builder.classifier(x, num_classes))
+    return builder.classifier(x, num_classes)
 
 
 def executed(cell: Cell, how: How) -> frozenset[Edge]:
@@ -103,7 +108,8 @@ def _cell(builder: GraphBuilder, x: int, cell: Cell, edges: frozenset[Edge]) -> 
     for target in range(1, OUTPUT + 1):
         for (source, to), operation in zip(EDGES, cell.operations, strict=True):
             if to == target and (source, to) in edges and (source in values or operation != "skip_connect"):
-                terms[target].append(_operation(builder, values.get(source, x), operation))
+                term = _operation(builder, values.get(source, x), operation)
+                terms[target] = [builder.total([*terms[target], term])]  # added as soon as it is there
         if target < OUTPUT and terms[target]:
             values[target] = builder.total(terms[target])
             if not any((target, later) in edges for later in range(target + 1, OUTPUT + 1)):
@@ -124,7 +130,7 @@ def _operation(builder: GraphBuilder, x: int, operation: str) -> int:
 
 def _reduction(builder: GraphBuilder, x: int, channels: int) -> int:
     """The residual block of stride 2 between stages."""
+    shortcut = builder.convolution(builder.average_pool(x, 2, 2), channels, 1, normalised=False)
     y = builder.convolution(builder.relu(x), channels, 3, 2)
     y = builder.convolution(builder.relu(y), channels, 3)
-    shortcut = builder.convolution(builder.average_pool(x, 2, 2), channels, 1, normalised=False)
     return builder.total([shortcut, y])
