@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit", "Task", "default_path", "fit_device"]
 
-POOL, POOL_PER_SAMPLE = 64, 3
-"""Random architectures from which the samples are chosen: at least so many, and so many for each sample."""
+POOL, WRITTEN_POOL, POOL_PER_SAMPLE = 64, 500, 3
+"""Random architectures from which the samples are chosen: at least so many, more where their graphs are written down
+without building a module, and so many for each sample."""
 AT_RANDOM = 0.2
 """Share of the samples that is drawn at random, so that the intervals are those of ordinary networks."""
 REPEATED = 3
@@ -290,7 +291,7 @@ class _Gathering:
     def _draw(self) -> None:
         """Draws the pool, the same for the same seed; a larger one begins with the smaller."""
         task, names = self._task, set[str]()
-        size = max(POOL, POOL_PER_SAMPLE * task.samples)
+        size = max(WRITTEN_POOL if self._networks.sketches_fast else POOL, POOL_PER_SAMPLE * task.samples)
         for draw in range(20 * size):
             if len(self._pool) == size:
                 break

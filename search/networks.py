@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..cost_models.space_graphs import written_graph
 from ..profilers import (
     Graph,
     LocalProfiler,
@@ -112,10 +113,18 @@ class Networks:
         Raises:
             CandidateError: it cannot be built, converted or run.
         """
+        written = written_graph(self._files.space, architecture, _SKETCHED_BY, "fp32")
+        if written is not None:
+            return written
         if self._sketcher is None:
             plain = (self._runtime, self._precision) == (_SKETCHED_BY, "fp32")
             self._sketcher = self._own if plain else LocalProfiler(_SKETCHED_BY)
         return self._sketcher.graph(self._files.file(architecture, _SKETCHED_BY, "fp32"))
+
+    @property
+    def sketches_fast(self) -> bool:
+        """True when the space's graphs are written down without building a module."""
+        return written_graph(self._files.space, self._files.space.middle(), _SKETCHED_BY, "fp32") is not None
 
     def close(self) -> None:
         """Lets go of what it opened itself; the profiler is the caller's."""

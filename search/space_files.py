@@ -40,7 +40,7 @@ class SpaceFiles:
     def __init__(
         self, space: Space, folder: Path, allow_code: Path | None = None, deadline_s: float = DEADLINE_S
     ) -> None:
-        self._space, self._folder, self._deadline_s = space, folder, deadline_s
+        self.space, self._folder, self._deadline_s = space, folder, deadline_s
         self._allow_code = None if allow_code is None else str(allow_code.resolve())
         self._child = Child("hwnas.search.space_files", name="builder", env={"OMP_NUM_THREADS": "1"})
 
@@ -54,7 +54,7 @@ class SpaceFiles:
         found = get_runtime(runtime)
         path = found.file(self._folder / f"{architecture.id}-{runtime}.onnx", precision)
         if not path.is_file():
-            task = {"use": self._space.name, "input": list(self._space.input_shape), "classes": self._space.num_classes}
+            task = {"use": self.space.name, "input": list(self.space.input_shape), "classes": self.space.num_classes}
             how = {"arch": architecture.to_json(), "runtime": runtime, "precision": precision, "path": str(path)}
             self._child.call({"do": "write", "allow_code": self._allow_code, **task, **how}, self._deadline_s)
         return path

@@ -23,7 +23,7 @@ from hwnas.search.fit_report import report_on
 from hwnas.search.fitting import Task, default_path, fit_device
 from hwnas.search.networks import Networks
 from hwnas.search.space_files import SpaceFiles
-from hwnas.spaces import Architecture, Space, load_space
+from hwnas.spaces import Architecture, Mobile, Space, load_space
 from hwnas.spaces.errors import CandidateError, DataError, DeviceError, UsageError
 
 
@@ -31,11 +31,15 @@ def space(input_shape: tuple[int, int, int] = (1, 8, 8)) -> Space:
     return load_space("mobile", input_shape=input_shape, num_classes=10, params={})
 
 
+class OwnSpace(Mobile):
+    """A space whose graphs nobody has written down."""
+
+
 class Files:
     """Writes an architecture as text, in place of a model file."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.space = folder, OwnSpace((1, 8, 8), 10)
         self.unbuildable: set[str] = set()
 
     def file(self, architecture: Architecture, runtime: str, precision: str) -> Path:
