@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cost_models import AdditiveModel, totals
-from ..cost_models.fitted import USES, Fitted, Provenance, Sample, device_of, fit_model
+from ..cost_models.fitted import Fitted, Provenance, Sample, device_of, fit_model
 from ..cost_models.model import check_samples, model_class
 from ..profilers import Graph
-from ..spaces.errors import CandidateError, DataError, UsageError, did_you_mean
+from ..spaces.errors import CandidateError, DataError, UsageError
 from . import interrupts
 from .files import read_json, write_json
 
@@ -65,10 +65,14 @@ class Task:
         """Refuses what cannot be fitted, before anything is measured.
 
         Raises:
-            UsageError: no such cost model, or it needs more samples.
+            UsageError: no such cost model, not for this target, or it needs more samples.
         """
-        if self.use not in USES:
-            raise UsageError(f"unknown cost model '{self.use}'{did_you_mean(self.use, USES)}")
+        try:
+            fit_model(self.use, (), target=self.target)
+        except UsageError:
+            raise
+        except ValueError:  # there are no samples yet
+            pass
         fewest = AdditiveModel.min_samples if self.use == "auto" else model_class(self.use).min_samples
         if self.samples < fewest:
             raise UsageError(f"--samples {self.samples}: the cost model '{self.use}' needs at least {fewest} networks")
@@ -91,6 +95,11 @@ class Fit:
     failed: Mapping[str, str]
     measured: int
     noisy: int
+
+    @property
+    def why(self) -> str:
+        """What the model is, and why it and no other where there was a choice."""
+        return getattr(self.fitted.model, "why", "") or self.fitted.model.name
 
     @property
     def left_out(self) -> list[float]:

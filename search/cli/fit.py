@@ -197,6 +197,7 @@ def _fit_json(fit: Fit, path: Path, seconds: float) -> dict[str, Any]:
     errors: Sequence[float | None] = fit.left_out or [None] * len(fitted.samples)
     return {
         "model": fitted.model.name,
+        "why": fit.why,
         "noise": fitted.provenance.noise,
         "left_out_error": fit.left_out_error,
         "measured_now": fit.measured,
@@ -225,7 +226,7 @@ def _print(device: NamedDevice, threads: int, task: Task, fit: Fit, path: Path, 
         ["networks", f"{len(samples)} measured, {at_random} of them at random, {fit.measured} now"],
         [task.target, f"{min(values):.4g} to {max(values):.4g} {unit}"],
         ["noise", f"{fitted.provenance.noise:.1%} of one measurement (standard deviation)"],
-        ["model", f"{fitted.model.name}, {_why(task.use)}"],
+        ["model", fit.why],
     ]
     if errors:
         close = sum(abs(math.expm1(-error)) <= CLOSE for error in errors)
@@ -237,10 +238,6 @@ def _print(device: NamedDevice, threads: int, task: Task, fit: Fit, path: Path, 
         say(f"{fit.noisy} of {fit.measured} measurements were disturbed: fit again when the machine is idle")
     if fit.stopped:
         say(fit.stopped)
-
-
-def _why(use: str) -> str:
-    return "as asked for" if use != "auto" else "the best at left-out networks"
 
 
 def _print_report(report: Report, target: str) -> None:
