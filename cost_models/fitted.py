@@ -7,19 +7,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..profilers.graph import Graph
 from ..spaces.errors import DataError, UsageError, did_you_mean
 from .model import CostModel, check_samples, finite, model_class, read_json, write_json
 
-__all__ = ["USES", "Fitted", "Provenance", "Sample", "device_of", "differences", "fit_model"]
+if TYPE_CHECKING:
+    from .bank import BankEntry
+    from .roofline import Peaks
 
-USES = ("auto", "additive")
+__all__ = ["TARGETS", "USES", "Fitted", "Provenance", "Sample", "device_of", "differences", "fit_model"]
+
+USES = ("auto", "additive", "additive+gp", "lookup", "trees", "transfer", "roofline")
 """What `use` of `fit_model` may be."""
 
 TARGETS = ("latency_ms", "energy_mj", "peak_memory_mb")
 """What can be learned."""
+
+_OF_TIME = ("lookup", "roofline")
+"""Models that add up times."""
 
 _NO_MATTER = frozenset({"cores", "cores_used", "memory_gb", "meter", "os", "python"})
 """Keys of a fingerprint that do not decide how fast a network runs; all others do (governor, versions, threads)."""
@@ -35,6 +42,7 @@ class Sample:
         name: of the architecture; empty when it has none.
         at_random: drawn at random, not by design: only these tell the error at ordinary networks without a bias.
         device: `device_of` the fingerprint it was measured under; empty when it is not known.
+        kernels_ms: times of the graph's kernels in their order, for `lookup`, see `kernel_times`; empty when not taken.
     """
 
     graph: Graph
@@ -42,6 +50,7 @@ class Sample:
     name: str = ""
     at_random: bool = False
     device: str = ""
+    kernels_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,28 +172,60 @@ class Fitted:
         return cls(model, samples, provenance, foreign)
 
 
-def fit_model(use: str, samples: Sequence[Sample], noise: float = 0.0, target: str = "latency_ms") -> CostModel:
+def fit_model(
+    use: str,
+    samples: Sequence[Sample],
+    noise: float = 0.0,
+    target: str = "latency_ms",
+    bank: Sequence[BankEntry] | None = None,
+    peaks: Peaks | None = None,
+) -> CostModel:
     """Fits a cost model of a kind.
 
     Args:
-        use: one of `USES`.
-        samples: measured networks of one device.
+        use: one of `USES`. Peak memory has one model, whatever `auto` or `additive` is asked for: see `memory.py`.
+        samples: measured networks of one device; `roofline` needs none and learns from none.
         noise: relative standard deviation of one measurement; 0: not known.
         target: what was measured, one of `TARGETS`.
+        bank: devices that `transfer` and `auto` may start from; those that come with hwnas when left out.
+        peaks: of the device, for `roofline`; those of this machine's processor when left out.
 
     Raises:
-        UsageError: no such kind or target.
+        UsageError: no such kind or target, or not this kind for this target.
         DataError: the samples are of two devices.
+        DeviceError: a package that the model needs is missing.
         ValueError: see `CostModel.fit`.
     """
     if use not in USES:
         raise UsageError(f"unknown cost model '{use}'{did_you_mean(use, USES)}")
     if target not in TARGETS:
         raise UsageError(f"unknown target '{target}'{did_you_mean(target, TARGETS)}")
+    if (target == "peak_memory_mb" and use not in ("auto", "additive")) or (target != "latency_ms" and use in _OF_TIME):
+        raise UsageError(f"cost model '{use}' cannot learn {target}: use 'auto'")
     check_samples(len(samples), [sample.value for sample in samples], 0, noise)
     _check_one_device(samples)
-    graphs, values = [sample.graph for sample in samples], [sample.value for sample in samples]
-    return model_class("additive")().fit(graphs, values, noise)
+    model = _unfitted(use, samples, target, bank, peaks)
+    return model.fit([sample.graph for sample in samples], [sample.value for sample in samples], noise)
+
+
+def _unfitted(
+    use: str, samples: Sequence[Sample], target: str, bank: Sequence[BankEntry] | None, peaks: Peaks | None
+) -> CostModel:
+    from .auto import AutoModel
+    from .lookup import LookupModel, table_of
+    from .memory import MemoryModel
+    from .roofline import RooflineModel
+    from .transfer import TransferModel
+
+    if target == "peak_memory_mb":
+        return MemoryModel()
+    if use == "lookup":
+        return LookupModel(table_of([(sample.graph, sample.kernels_ms) for sample in samples if sample.kernels_ms]))
+    if use == "roofline":
+        return RooflineModel(peaks)
+    if use == "auto":
+        return AutoModel(bank, target)
+    return TransferModel(bank, target) if use == "transfer" else model_class(use)()
 
 
 def device_of(fingerprint: Mapping[str, Any]) -> str:
@@ -256,7 +297,7 @@ def _packed(samples: Sequence[Sample]) -> dict[str, Any]:
         for node in graph.pop("nodes"):
             names.append(node.pop("name"))
             places.append(kernels.setdefault(json.dumps(node, sort_keys=True), len(kernels)))
-        rest = {key: getattr(sample, key) for key in ("value", "name", "at_random", "device")}
+        rest = {key: getattr(sample, key) for key in ("value", "name", "at_random", "device", "kernels_ms")}
         told.append({**rest, "graph": {**graph, "names": names, "kernels": places}})
     return {"kernels": [json.loads(text) for text in kernels], "samples": told}
 
@@ -275,7 +316,9 @@ def _unpacked(data: Mapping[str, Any]) -> tuple[Sample, ...]:
         if any(place < 0 for place in places):
             raise ValueError("a kernel's place is negative")
         nodes = [{**kernels[place], "name": name} for name, place in zip(names, places, strict=True)]
-        sample = Sample(Graph.from_json({**told, "nodes": nodes}), **{k: v for k, v in item.items() if k != "graph"})
+        rest = {key: value for key, value in item.items() if key not in ("graph", "kernels_ms")}
+        times = tuple(finite(ms) for ms in item["kernels_ms"])
+        sample = Sample(Graph.from_json({**told, "nodes": nodes}), **rest, kernels_ms=times)
         check_samples(1, [sample.value], 1)
         found.append(sample)
     return tuple(found)

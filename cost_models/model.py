@@ -36,6 +36,10 @@ __all__ = [
 _MODELS = {
     "additive": ("additive", "AdditiveModel"),
     "additive+gp": ("additive_gp", "AdditiveGpModel"),
+    "auto": ("auto", "AutoModel"),
+    "lookup": ("lookup", "LookupModel"),
+    "memory": ("memory", "MemoryModel"),
+    "roofline": ("roofline", "RooflineModel"),
     "transfer": ("transfer", "TransferModel"),
     "trees": ("trees", "TreesModel"),
 }

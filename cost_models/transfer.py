@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 __all__ = ["TransferModel"]
 
 WEIGHTS = (0.03, 0.3, 3.0, 30.0)
 """Weights of the bank's costs that are tried, beside none at all."""
 
-FOLDS, INNER = 40, 10
-"""Most folds, and most folds inside of one, where the weight is chosen."""
+FEW, FOLDS, INNER = 40, 10, 10
+"""Up to so many samples each is left out alone, then there are so many folds; and inside a fold, for the weight."""
 
 
 class TransferModel(TotalsModel):
@@ -65,13 +66,13 @@ class TransferModel(TotalsModel):
             self.why = f"weight 0: the bank has no device of {self.target}"
             return self
         found, self._errors = [], [0.0] * len(y)
-        for out in folds(len(y), FOLDS):
+        for out in _folds(len(y)):
             inner, inside = y[~out], x[~out]
             tried = _errors(prior, inside, inner, INNER)
             chosen = prior.solve(x[~out], y[~out], _weight(tried))
             for place in np.flatnonzero(out):
                 self._errors[place] = float(np.log(y[place]) - log_cost(x[place : place + 1], chosen)[0])
-        tried = _errors(prior, x, y, FOLDS)
+        tried = _errors(prior, x, y, FEW if len(y) <= FEW else FOLDS)
         self.weight = _weight(tried)
         told = ", ".join(f"{weight:g}: {np.sqrt(squared(errors).mean()):.3f}" for weight, errors in tried.items())
         self.why = f"weight {self.weight:g}; error at left-out samples by weight {told}"
@@ -79,7 +80,7 @@ class TransferModel(TotalsModel):
             return self
         self.mixture = prior.mixture(x, y)
         self.costs = prior.solve(x, y, self.weight).tolist()
-        for out in folds(len(y), FOLDS):
+        for out in _folds(len(y)):
             found.append(prior.solve(x[~out], y[~out], self.weight).tolist())
         self._left_out = found
         return self
@@ -91,7 +92,7 @@ class TransferModel(TotalsModel):
             return self.base.predict_totals(x)
         value = np.exp(log_cost(x, np.array(self.costs)))
         centres = np.zeros((len(x), len(self._errors)))
-        for costs, out in zip(self._left_out, folds(len(self._errors), FOLDS), strict=True):
+        for costs, out in zip(self._left_out, _folds(len(self._errors)), strict=True):
             centres[:, out] = log_cost(x, np.array(costs))[:, None]
         return value, *plus_interval(value, centres, np.abs(self._errors), self._noise)
 
@@ -127,7 +128,7 @@ class TransferModel(TotalsModel):
         )
         model.costs, model._left_out = told, left_out
         model._errors, model._noise = [finite(item) for item in data["errors"]], finite(data["noise"])
-        if len(left_out) != min(len(model._errors), FOLDS) or any(cost < 0 for costs in left_out for cost in costs):
+        if len(left_out) != len(_folds(len(model._errors))) or any(cost < 0 for costs in left_out for cost in costs):
             raise ValueError("costs and errors do not fit together")
         return model
 
@@ -184,6 +185,10 @@ def _errors(prior: _Prior, x: Array, y: Array, most: int) -> dict[float, Array]:
         for weight, errors in found.items():
             errors[out] = np.log(y[out]) - log_cost(x[out], prior.solve(x[~out], y[~out], weight))
     return found
+
+
+def _folds(count: int) -> list[Mask]:
+    return folds(count, FEW if count <= FEW else FOLDS)
 
 
 def _weight(tried: Mapping[float, Array]) -> float:
