@@ -6,7 +6,7 @@ from ..profilers.graph import Graph
 from ..spaces.fbnet import STEM, Block, Plan
 from .graph_builder import GraphBuilder
 
-__all__ = ["fbnet_graph", "fbnet_network"]
+__all__ = ["fbnet_graph", "fbnet_head", "fbnet_layer", "fbnet_network"]
 
 
 def fbnet_graph(plan: Plan, input_shape: tuple[int, int, int] = (3, 32, 32), *, converted: bool = True) -> Graph:
@@ -25,12 +25,18 @@ def fbnet_network(builder: GraphBuilder, plan: Plan) -> int:
     """Writes down a network; returns its output."""
     x = builder.relu(builder.convolution(-1, STEM, 3, plan.stem_stride))
     for block, channels, stride in plan.layers:
-        x = _layer(builder, x, block, channels, stride)
+        x = fbnet_layer(builder, x, block, channels, stride)
+    return fbnet_head(builder, x, plan)
+
+
+def fbnet_head(builder: GraphBuilder, x: int, plan: Plan) -> int:
+    """What comes after the last layer; returns the output."""
     x = builder.relu(builder.convolution(x, plan.head, 1))
     return builder.classifier(x, plan.num_classes)
 
 
-def _layer(builder: GraphBuilder, x: int, block: Block | None, channels: int, stride: int) -> int:
+def fbnet_layer(builder: GraphBuilder, x: int, block: Block | None, channels: int, stride: int) -> int:
+    """One layer; `None` is `skip`."""
     inputs = builder.shape(x)[1]
     same = stride == 1 and inputs == channels
     if block is None:

@@ -119,12 +119,12 @@ class GraphBuilder:
         return self._add("Gemm", [y], (1, classes), ((classes, channels), (classes,)))
 
     def network(self, output: int) -> Network:
-        """Returns the calls that end in a value, for rules to rewrite."""
-        return Network(self._shape, dict(enumerate(self._calls)), output).copy()
+        """Returns the calls so far, as a network that ends in a value; not to be changed (`fusion.applied` copies)."""
+        return Network(self._shape, dict(enumerate(self._calls)), output)
 
     def graph(self, output: int) -> Graph:
         """Returns the graph that ends in a value."""
-        network = self.network(output)
+        network = self.network(output).copy()
         if self._converted:
             network = _fused(needed(once(network)))
         return network.graph(f"{'converted' if self._converted else 'eager'}, written down")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..spaces.mobile import Plan, Stage
 from .graph_builder import GraphBuilder
 
-__all__ = ["mobile_network"]
+__all__ = ["bottleneck", "mobile_head", "mobile_network"]
 
 _ACTIVATIONS = {"relu": "Relu", "hswish": "HardSwish"}
 
@@ -16,14 +16,20 @@ def mobile_network(builder: GraphBuilder, plan: Plan) -> int:
     x = builder.activation(builder.convolution(-1, plan.stem, 3, plan.stem_stride), act)
     for stage in plan.stages:
         for place in range(stage.depth):
-            x = _bottleneck(builder, x, stage, stage.stride if place == 0 else 1, act)
+            x = bottleneck(builder, x, stage, stage.stride if place == 0 else 1, plan.activation)
+    return mobile_head(builder, x, plan)
+
+
+def mobile_head(builder: GraphBuilder, x: int, plan: Plan) -> int:
+    """What comes after the last stage; returns the output."""
     if plan.head:
-        x = builder.activation(builder.convolution(x, plan.head, 1), act)
+        x = builder.activation(builder.convolution(x, plan.head, 1), _ACTIVATIONS[plan.activation])
     return builder.classifier(x, plan.num_classes)
 
 
-def _bottleneck(builder: GraphBuilder, x: int, stage: Stage, stride: int, act: str) -> int:
-    inputs = builder.shape(x)[1]
+def bottleneck(builder: GraphBuilder, x: int, stage: Stage, stride: int, activation: str) -> int:
+    """One inverted bottleneck of a stage."""
+    act, inputs = _ACTIVATIONS[activation], builder.shape(x)[1]
     hidden = inputs * stage.expand
     y = builder.activation(builder.convolution(x, hidden, 1), act)
     y = builder.activation(builder.convolution(y, hidden, stage.kernel, stride, hidden), act)

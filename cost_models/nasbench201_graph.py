@@ -40,13 +40,23 @@ def nasbench201_graph(
     return builder.graph(nasbench201_network(builder, cell, edges, num_classes))
 
 
-def nasbench201_network(builder: GraphBuilder, cell: Cell, edges: frozenset[Edge], num_classes: int) -> int:
-    """Writes down the network in which some edges of a cell are executed; returns its output."""
+def nasbench201_network(
+    builder: GraphBuilder, cell: Cell, edges: frozenset[Edge], num_classes: int, cells: int = CELLS_PER_STAGE
+) -> int:
+    """Writes down the network in which some edges of a cell are executed; returns its output.
+
+    Args:
+        builder: of the space's input.
+        cell: the cell, repeated.
+        edges: those of which something is executed.
+        num_classes: number of classes.
+        cells: of each stage.
+    """
     x = builder.convolution(-1, CHANNELS[0], 3)
     for stage, channels in enumerate(CHANNELS):
         if stage:
             x = _reduction(builder, x, channels)
-        for _ in range(CELLS_PER_STAGE):
+        for _ in range(cells):
             x = _cell(builder, x, cell, edges)
     x = builder.relu(builder.normalisation(x))
     return builder.classifier(x, num_classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..profilers.graph import Graph, Node, Shape, count_macs, peak_bytes
@@ -61,7 +61,10 @@ class Call:
 
     def with_inputs(self, *inputs: int) -> Call:
         """The same on other values; attributes are a copy."""
-        return replace(self, inputs=list(inputs), attributes=dict(self.attributes))
+        attributes, types = dict(self.attributes), self.weight_types
+        return Call(
+            self.op, list(inputs), self.shape, self.weights, self.group, attributes, self.domain, types, self.dtype
+        )
 
     def bytes_of_weights(self) -> int:
         """Bytes of the constants that it reads."""
