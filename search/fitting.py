@@ -16,7 +16,7 @@ from ..cost_models import AdditiveModel, totals
 from ..cost_models.fitted import Fitted, Provenance, Sample, device_of, fit_model
 from ..cost_models.model import check_samples, model_class
 from ..profilers import Graph
-from ..spaces.errors import CandidateError, DataError, UsageError
+from ..spaces.errors import CandidateError, DataError, HwnasError, UsageError
 from . import interrupts
 from .files import read_json, write_json
 
@@ -65,8 +65,10 @@ class Task:
         """Refuses what cannot be fitted, before anything is measured.
 
         Raises:
-            UsageError: no such cost model, not for this target, or it needs more samples.
+            UsageError: no such cost model, not for this target, or it needs other samples.
         """
+        if self.use == "roofline":
+            raise UsageError("'roofline' learns from no measurement: a study takes it with cost_model.use=roofline")
         try:
             fit_model(self.use, (), target=self.target)
         except UsageError:
@@ -113,7 +115,7 @@ class Fit:
         return sum(abs(math.expm1(-error)) for error in errors) / len(errors) if errors else None
 
 
-_OF_SAMPLE = ("value", "name", "at_random", "device")
+_OF_SAMPLE = ("value", "name", "at_random", "device", "kernels_ms")
 
 
 @dataclass
@@ -140,7 +142,10 @@ class _Begun:
             data = read_json(self.path)
             if data["schema_version"] != SCHEMA_VERSION or data["of"] != self.of:
                 return
-            told = [Sample(Graph.from_json(one.pop("graph")), **one) for one in data["samples"]]
+            told = [
+                Sample(Graph.from_json(one.pop("graph")), **{**one, "kernels_ms": tuple(one["kernels_ms"])})
+                for one in data["samples"]
+            ]
             check_samples(len(told), [one.value for one in told], 0)
             self.pairs = {str(name): (float(a), float(b)) for name, (a, b) in data["pairs"].items()}
             self.samples = told
@@ -227,7 +232,12 @@ def fit_device(
     noise = gathering.noise
     told("fitting")
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    model = fit_model(task.use, begun.samples, noise, task.target)
+    try:
+        model = fit_model(task.use, begun.samples, noise, task.target)
+    except HwnasError:
+        raise
+    except ValueError as error:  # the samples, perhaps those of an earlier fit, do not do for this model
+        raise UsageError(f"{path}: '{task.use}' cannot be fitted: {error}; --fresh begins anew") from error
     fitted = Fitted(model, tuple(begun.samples), replace(provenance, noise=noise, created=when))
     fitted.save(path)
     begun.remove()
@@ -352,12 +362,13 @@ class _Gathering:
         self._told(f"network {len(begun.samples) + 1} of {self._task.samples}: {architecture.id}")
         try:
             graph = self._networks.graph(architecture)
+            kernels = self._networks.kernels_ms(architecture, graph) if self._task.use == "lookup" else ()
             taken = self._networks.measure(architecture)
         except CandidateError as error:
             self._fail(architecture, error)
             return False
         self.taken[architecture.id] = architecture, taken
-        begun.samples.append(Sample(graph, taken.value, architecture.id, at_random, self._device))
+        begun.samples.append(Sample(graph, taken.value, architecture.id, at_random, self._device, kernels))
         begun.write()
         return True
 

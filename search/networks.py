@@ -131,6 +131,20 @@ class Networks:
         if self._sketcher is not None and self._sketcher is not self._own:
             self._sketcher.close()
 
+    def kernels_ms(self, architecture: Architecture, graph: Graph) -> tuple[float, ...]:
+        """Returns the times of a network's kernels in ms, by the runtime's own profiler, in the order of its graph.
+
+        Raises:
+            CandidateError: it cannot be built, converted or run.
+            DeviceError: the runtime tells no times of kernels.
+        """
+        from ..cost_models.lookup import kernel_times
+
+        kernels = self._own.kernels(self._file(architecture)) if isinstance(self._own, LocalProfiler) else ()
+        if not kernels:
+            raise DeviceError(f"{self._runtime} tells no times of kernels, or not from here: take another --use")
+        return kernel_times(graph, kernels)
+
     def measure(self, architecture: Architecture) -> Taken:
         """Measures a network; a latency may come from the store.
 

@@ -259,6 +259,15 @@ def test_a_device_that_stays_busy_is_told(tmp_path: Path, device: Simulated) -> 
     assert fit.noisy == 4 and len(device.measured) == 4 + 3 + 4
 
 
+def test_a_model_of_kernels_needs_their_times(tmp_path: Path, device: Simulated) -> None:
+    path = tmp_path / "cpu.json"
+    with pytest.raises(DeviceError, match="onnxruntime tells no times of kernels"):
+        fit_device(networks(tmp_path, device), Task(space(), samples=4, use="lookup"), path)
+    fit_device(networks(tmp_path, device), Task(space(), samples=4), path)
+    with pytest.raises(UsageError, match=r"cpu\.json: 'lookup' cannot be fitted: .*; --fresh begins anew"):
+        fit_device(networks(tmp_path, device), Task(space(), samples=4, use="lookup"), path)
+
+
 @pytest.mark.parametrize("samples", [0, 3])
 def test_too_few_samples(samples: int) -> None:
     with pytest.raises(UsageError, match="needs at least 4 networks"):
@@ -320,6 +329,13 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("cpu", "--space", "mobil"), 2, "did you mean 'mobile'?"),
         (("cpu", "--space", "mobile", "--samples", "3"), 2, "needs at least 4 networks"),
         (("cpu", "--space", "mobile", "--use", "aditive"), 2, "did you mean 'additive'?"),
+        (("cpu", "--space", "mobile", "--use", "trees"), 2, "'trees' needs at least 50 networks"),
+        (("cpu", "--space", "mobile", "--use", "roofline"), 2, "cost_model.use=roofline"),
+        (
+            ("cpu", "--space", "mobile", "--use", "lookup", "--target", "peak_memory_mb"),
+            2,
+            "cannot learn peak_memory_mb",
+        ),
         (("cpu", "--space", "mobile", "--input", "3,x,8"), 2, "--input must be three whole numbers"),
         (("cpu", "--space", "mobile", "--input", "3,4,4"), 2, "takes inputs of 8 to 512 pixels"),
         (("cpu", "--space", "mobile", "--target", "joule"), 2, "latency_ms"),
