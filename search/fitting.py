@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -37,6 +38,8 @@ REPEATED = 3
 """The first networks, which are measured twice: how much the two differ is the noise."""
 FEWEST_TO_STOP = 9
 """Fewest samples after which fitting may stop early: with fewer there is no 90 % quantile of their errors."""
+NORMAL_MEDIAN = 0.6745
+"""Median of the absolute value of a normal variable, in standard deviations."""
 MOST_FAILURES = 10
 """Networks that fail, before it is the space or the device that is at fault and not one of them."""
 SCHEMA_VERSION = 1
@@ -164,11 +167,14 @@ class _Begun:
 
     @property
     def noise(self) -> float:
-        """Relative standard deviation of one measurement; 0 while nothing was measured twice."""
+        """Relative standard deviation of one measurement; 0 while nothing was measured twice.
+
+        From the median difference of the pairs, as of normal errors: one that was badly disturbed does not decide.
+        """
         if not self.pairs:
             return 0.0
-        squares = [math.log(second / first) ** 2 / 2 for first, second in self.pairs.values()]
-        return math.sqrt(sum(squares) / len(squares))
+        differences = [abs(math.log(second / first)) for first, second in self.pairs.values()]
+        return statistics.median(differences) / (NORMAL_MEDIAN * math.sqrt(2))
 
 
 def default_path(device: str, runtime: str, precision: str, threads: int, task: Task) -> Path:

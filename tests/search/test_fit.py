@@ -169,7 +169,7 @@ def test_it_ends_early_when_noise_is_all_that_is_left(tmp_path: Path, device: Si
     fit = fit_device(networks(tmp_path, device), Task(space(), samples=40), tmp_path / "cpu.json")
     count = len(fit.fitted.samples)
     assert 9 <= count < 40 and fit.stopped.startswith(f"stopped at {count} of 40 networks: left-out ones")
-    assert fit.fitted.provenance.noise == pytest.approx(0.287, rel=0.02), "ln 1.5 over the root of 2"
+    assert fit.fitted.provenance.noise == pytest.approx(0.425, rel=0.02), "ln 1.5 over .6745 and the root of 2"
     assert any(one.at_random for one in fit.fitted.samples)
 
 
@@ -251,6 +251,17 @@ def test_what_was_disturbed_is_measured_again(tmp_path: Path, device: Simulated)
     assert len(device.measured) == 4 + 3 + 2 and fit.noisy == 0
     for sample in fit.fitted.samples:
         assert sample.value == pytest.approx(device.true_ms(tmp_path / f"{sample.name}.onnx"), rel=0.03)
+
+
+def test_one_disturbed_repeat_is_not_the_noise(tmp_path: Path, device: Simulated) -> None:
+    class Once(Simulated):
+        def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
+            self.disturbed_calls = int(len(self.measured) == 4)  # the second of the three repeats: three times as slow
+            return super().measure(path)
+
+    device = Once(str(tmp_path), noise=0.01)
+    fit = fit_device(networks(tmp_path, device), Task(space(), samples=4), tmp_path / "cpu.json")
+    assert fit.fitted.provenance.noise < 0.03
 
 
 def test_a_device_that_stays_busy_is_told(tmp_path: Path, device: Simulated) -> None:
