@@ -98,6 +98,8 @@ class AdditiveModel(TotalsModel):
         return value, np.minimum(np.exp(low), value / (1 + least)), np.maximum(np.exp(high), value * (1 + least))
 
     def to_json(self) -> dict[str, Any]:
+        if not self.costs:
+            raise ValueError("the cost model is not fitted")
         return {
             "features": list(self.features),
             "costs": self.costs,

@@ -123,11 +123,11 @@ class AdditiveGpModel(TotalsModel):
         return list(self._errors) if self.on else self.base.left_out_errors
 
     def to_json(self) -> dict[str, Any]:
-        told = {"why": self.why, "base": self.base.to_json(), "range": self.range.to_json()}
+        told: dict[str, Any] = {"features": list(self.features), "range": self.range.to_json()}
+        told |= {"why": self.why, "base": self.base.to_json()}
         if self._all is None:
             return {**told, "process": None}
         process = {
-            "features": list(self.features),
             "totals": self._all.x.tolist(),
             "all": self._all.to_json(),
             "parts": [part.to_json() for part in self._parts],
@@ -141,12 +141,11 @@ class AdditiveGpModel(TotalsModel):
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         import numpy as np
 
-        model, process = cls(), data["process"]
-        model.base = AdditiveModel.from_json(data["base"])
-        model.range, model.why = model.base.range, str(data["why"])
+        model, process, names = cls(), data["process"], data["features"]
+        model.base, model.why = AdditiveModel.from_json(data["base"]), str(data["why"])
+        model.range = Range.from_json(data["range"], names, cls.features)
         if process is None:
             return model
-        names = process["features"]
         x = np.array([aligned([finite(item) for item in row], names, cls.features) for row in process["totals"]])
         scale = _Scale.of(x)
         model._errors = [finite(item) for item in process["errors"]]

@@ -10,7 +10,7 @@ from .additive_gp import AdditiveGpModel
 from .bank import BankEntry
 from .choosing import SHRINKAGES
 from .left_out import excess, squared
-from .model import TotalsModel, model_class
+from .model import Range, TotalsModel, model_class
 from .transfer import TransferModel
 from .trees import TreesModel, installed
 
@@ -83,7 +83,8 @@ class AutoModel(TotalsModel):
 
     def to_json(self) -> dict[str, Any]:
         model = self._fitted()
-        told = {"target": self.target, "why": self.why, "candidates": self.candidates, "range": self.range.to_json()}
+        told: dict[str, Any] = {"features": list(self.features), "range": self.range.to_json(), "target": self.target}
+        told |= {"why": self.why, "candidates": self.candidates}
         return {**told, "model": model.name, "parameters": model.to_json()}
 
     @classmethod
@@ -95,7 +96,7 @@ class AutoModel(TotalsModel):
         model.chosen = kind.from_json(data["parameters"])
         model.why = str(data["why"])
         model.candidates = {str(name): str(text) for name, text in data["candidates"].items()}
-        model.range = model.chosen.range
+        model.range = Range.from_json(data["range"], data["features"], cls.features)
         return model
 
     def _fitted(self) -> TotalsModel:

@@ -317,7 +317,7 @@ def _unpacked(data: Mapping[str, Any]) -> tuple[Sample, ...]:
             raise ValueError("a kernel's place is negative")
         nodes = [{**kernels[place], "name": name} for name, place in zip(names, places, strict=True)]
         rest = {key: value for key, value in item.items() if key not in ("graph", "kernels_ms")}
-        times = tuple(finite(ms) for ms in item["kernels_ms"])
+        times = tuple(finite(ms) for ms in item.get("kernels_ms", ()))
         sample = Sample(Graph.from_json({**told, "nodes": nodes}), **rest, kernels_ms=times)
         check_samples(1, [sample.value], 1)
         found.append(sample)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from ..profilers.graph import Graph, Node
 from ..spaces.errors import DataError
 from .left_out import LEAST_HALF_WIDTH, NORMAL_QUANTILE, folds, plus_interval
-from .model import CostModel, Prediction, Range, check_samples, finite, stretched
+from .model import CostModel, Prediction, Range, check_samples, check_spread, finite, stretched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,6 +128,7 @@ class LookupModel(CostModel):
         if not self.table:
             raise ValueError("a lookup model needs the times of kernels, and none was given")
         x = np.array([[1.0, self._sum(graph)[0]] for graph in graphs])
+        check_spread(x, values)
         y = np.array(values, dtype=float)
         self.constant, self.scale = _line(x, y)
         self._left_out, errors = [], np.zeros(len(y))

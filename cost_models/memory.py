@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["MemoryModel"]
 
 
+SHRINKAGE = 2e-5
+"""Weight of the penalty towards equal shares: memory hardly varies between runs, and its shares are far from equal."""
+
+
 class MemoryModel(AdditiveModel):
     """A constant, the weights and the peak of live activations, each with a non-negative factor.
 
@@ -24,6 +28,9 @@ class MemoryModel(AdditiveModel):
 
     name: ClassVar[str] = "memory"
     features: ClassVar[tuple[str, ...]] = ("calls", "weight_bytes", "peak_activation_bytes")
+
+    def __init__(self, shrinkage: float = SHRINKAGE) -> None:
+        super().__init__(shrinkage)
 
     @staticmethod
     def totals_of(graph: Graph) -> Array:

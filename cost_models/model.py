@@ -106,8 +106,8 @@ class CostModel(ABC):
             noise: relative standard deviation of one measurement; 0 when it is not known.
 
         Raises:
-            ValueError: fewer than `min_samples`, lengths differ, a value is not finite and above 0, or the noise is
-                negative or not finite.
+            ValueError: fewer than `min_samples`, lengths differ, a value is not finite and above 0, different graphs
+                all have the same value, or the noise is negative or not finite.
         """
 
     @abstractmethod
@@ -231,7 +231,9 @@ class TotalsModel(CostModel):
         import numpy as np
 
         check_samples(len(graphs), values, self.min_samples, noise)
-        self.fit_totals(np.array([self.totals_of(graph) for graph in graphs]), values, noise)
+        x = np.array([self.totals_of(graph) for graph in graphs])
+        check_spread(x, values)
+        self.fit_totals(x, values, noise)
         unknown = [op for graph in graphs for op in graph.uncounted]
         self.range = Range(self.range.least, self.range.most, tuple(sorted(set(unknown))))
         return self
@@ -388,6 +390,19 @@ def check_samples(count: int, values: Sequence[float], fewest: int, noise: float
             raise ValueError(f"a measured cost must be finite and above 0, not {value!r}")
     if not math.isfinite(noise) or noise < 0:
         raise ValueError(f"the noise must be a finite share of at least 0, not {noise!r}")
+
+
+def check_spread(x: Array, values: Sequence[float]) -> None:
+    """Refuses different networks (totals (n, k)) with one and the same cost: nothing can be learned from that.
+
+    Raises:
+        ValueError: the measured costs are all equal, and the networks are not.
+    """
+    if len(values) > 1 and min(values) == max(values) and (x != x[0]).any():
+        raise ValueError(
+            f"all {len(values)} measured costs are {values[0]:g}, although the networks differ: "
+            "the clock or meter is too coarse for them, or it stands still"
+        )
 
 
 def aligned(costs: Sequence[float], names: Sequence[str], features: Sequence[str]) -> list[float]:

@@ -21,7 +21,7 @@ __all__ = ["TransferModel"]
 WEIGHTS = (0.03, 0.3, 3.0, 30.0)
 """Weights of the bank's costs that are tried, beside none at all."""
 
-FEW, FOLDS, INNER = 40, 10, 10
+FEW, FOLDS, INNER = 40, 10, 5
 """Up to so many samples each is left out alone, then there are so many folds; and inside a fold, for the weight."""
 
 
@@ -101,12 +101,12 @@ class TransferModel(TotalsModel):
         return list(self._errors) if self.weight else self.base.left_out_errors
 
     def to_json(self) -> dict[str, Any]:
-        told = {"target": self.target, "weight": self.weight, "why": self.why, "base": self.base.to_json()}
+        told: dict[str, Any] = {"features": list(self.features), "range": self.range.to_json(), "target": self.target}
+        told |= {"weight": self.weight, "why": self.why, "base": self.base.to_json()}
         if not self.weight:
             return told
         return {
             **told,
-            "features": list(self.features),
             "mixture": self.mixture,
             "costs": self.costs,
             "left_out": self._left_out,
@@ -118,7 +118,8 @@ class TransferModel(TotalsModel):
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         model = cls(target=str(data["target"]))
         model.base = AdditiveModel.from_json(data["base"])
-        model.range, model.why, model.weight = model.base.range, str(data["why"]), finite(data["weight"])
+        model.range = Range.from_json(data["range"], data["features"], cls.features)
+        model.why, model.weight = str(data["why"]), finite(data["weight"])
         if not model.weight:
             return model
         model.mixture = {str(name): finite(share) for name, share in data["mixture"].items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..spaces.errors import DeviceError
 from .additive import AdditiveModel
-from .left_out import folds, log_cost, plus_interval
+from .left_out import folds, log_cost, plus_interval, squared
 from .model import Range, TotalsModel, aligned, check_samples, finite
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ _Node = tuple[int, float, int, int]
 
 INSTALL = "pip install 'hwnas[trees]'"
 
-ROUNDS = 150
-"""Trees of one ensemble."""
+ROUNDS = (0, 10, 20, 40, 80, 160)
+"""Numbers of trees that are tried; the one with the least error at left-out samples is kept."""
 
 FOLDS = 5
 """Ensembles for the intervals; each is in the file."""
@@ -58,7 +58,8 @@ class TreesModel(TotalsModel):
     """Additive costs times exp(trees), by LightGBM (Ke et al., LightGBM, NeurIPS 2017).
 
     Trees alone are constant beyond the samples and need hundreds of them to learn that costs add up; so they learn the
-    logarithm of measured / additive, the latter fitted without the sample. Intervals are CV+ over five ensembles.
+    logarithm of measured / additive, the latter fitted without the sample. How many trees, possibly none, is chosen at
+    left-out samples. Intervals are CV+ over five ensembles.
     Saved as arrays and evaluated here: LightGBM is needed to fit only, and its parser, which ends the process on a
     damaged text (4.7), never sees a file.
     """
@@ -79,12 +80,15 @@ class TreesModel(TotalsModel):
         y = np.array(values, dtype=float)
         check_samples(len(x), y.tolist(), self.min_samples, noise)
         self.range, self._noise = Range.of(x), noise
-        self._parts, errors = [], np.zeros(len(y))
+        parts, errors = [], {rounds: np.zeros(len(y)) for rounds in ROUNDS}
         for out in folds(len(y), FOLDS):
             part = _Ensemble.fit(x[~out], y[~out])
-            errors[out] = np.log(y[out]) - part.predict(x[out])
-            self._parts.append(part)
-        self._all, self._errors = _Ensemble.fit(x, y), errors.tolist()
+            for rounds in ROUNDS:
+                errors[rounds][out] = np.log(y[out]) - part.first(rounds).predict(x[out])
+            parts.append(part)
+        best = min(ROUNDS, key=lambda rounds: float(squared(errors[rounds]).mean()))
+        self._parts, self._errors = [part.first(best) for part in parts], errors[best].tolist()
+        self._all = _Ensemble.fit(x, y).first(best)
         return self
 
     def predict_totals(self, x: Array) -> tuple[Array, Array, Array]:
@@ -158,12 +162,17 @@ class _Ensemble:
         residuals = np.zeros(len(y))
         for out in folds(len(y), 10):
             residuals[out] = np.log(y[out]) - log_cost(x[out], base.solve(x[~out], y[~out]))
-        booster = lightgbm.train(_OPTIONS, lightgbm.Dataset(x, residuals), ROUNDS)
+        booster = lightgbm.train(_OPTIONS, lightgbm.Dataset(x, residuals), ROUNDS[-1])
         nodes: list[_Node] = []
         roots = [_flatten(tree["tree_structure"], nodes) for tree in booster.dump_model()["tree_info"]]
         features, limits, left, right = zip(*nodes, strict=True)
         children = np.array([left, right]).T
         return cls(base.solve(x, y), np.array(features), np.array(limits), children, np.array(roots))
+
+    def first(self, count: int) -> _Ensemble:
+        """With the first so many trees."""
+        end = int(self.roots[count]) if count < len(self.roots) else len(self.limits)
+        return _Ensemble(self.costs, self.features[:end], self.limits[:end], self.children[:end], self.roots[:count])
 
     def predict(self, x: Array) -> Array:
         """Logarithms of the costs, (m,)."""
@@ -187,6 +196,7 @@ class _Ensemble:
         costs = np.array(aligned([finite(item) for item in data["costs"]], names, known))
         limits = np.array([finite(item) for item in data["limits"]])
         features, children, roots = (np.array(data[key], int) for key in ("features", "children", "roots"))
+        children = children.reshape(-1, 2)
         count = len(limits)
         if features.shape != (count,) or children.shape != (count, 2) or roots.ndim != 1 or (costs < 0).any():
             raise ValueError("trees whose parts do not fit together")
