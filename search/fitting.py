@@ -40,6 +40,8 @@ FEWEST_TO_STOP = 9
 """Fewest samples after which fitting may stop early: with fewer there is no 90 % quantile of their errors."""
 NORMAL_MEDIAN = 0.6745
 """Median of the absolute value of a normal variable, in standard deviations."""
+LEAST_NOISE = 0.001
+"""Noise where a device's clock is too coarse for three pairs to differ."""
 MOST_FAILURES = 10
 """Networks that fail, before it is the space or the device that is at fault and not one of them."""
 SCHEMA_VERSION = 1
@@ -174,7 +176,7 @@ class _Begun:
         if not self.pairs:
             return 0.0
         differences = [abs(math.log(second / first)) for first, second in self.pairs.values()]
-        return statistics.median(differences) / (NORMAL_MEDIAN * math.sqrt(2))
+        return max(statistics.median(differences) / (NORMAL_MEDIAN * math.sqrt(2)), LEAST_NOISE)
 
 
 def default_path(device: str, runtime: str, precision: str, threads: int, task: Task) -> Path:
