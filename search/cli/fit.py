@@ -6,7 +6,7 @@ import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,27 +130,35 @@ def command(
         profiler = stack.enter_context(opened)
         networks = Networks(files, profiler, named.runtime, named.precision, target, fresh=fresh)
         stack.callback(networks.close)
-        told = stack.enter_context(status())
         try:
-            fit = fit_device(networks, task, path, fresh=fresh, told=told)
-            seconds = time.monotonic() - begin
-            if report:
-                reported = report_on(fit.fitted, networks, task, report, told)
+            with status() as told:
+                fit = fit_device(networks, task, path, fresh=fresh, told=told)
         except KeyboardInterrupt as error:
             raise InterruptedStudyError("interrupted: what was measured is kept, the same command goes on") from error
-    for failed in (fit.failed, reported.failed if reported else {}):
-        for name, why in failed.items():
-            say(f"network {name} failed, another took its place: {why}")
+        seconds = time.monotonic() - begin
+        _say_failed(fit.failed)
+        if not as_json:
+            _print(named, threads, task, fit, path, seconds)
+        if report:
+            try:
+                with status() as told:
+                    reported = report_on(fit.fitted, networks, task, report, told)
+            except KeyboardInterrupt as error:
+                raise InterruptedStudyError(f"interrupted in the report: the cost model is in {path}") from error
+            _say_failed(reported.failed)
     title = {"device": named.title, "threads": threads, "target": target, "space": space}
     title |= {"input": list(found.input_shape), "num_classes": found.num_classes, "seed": seed}
     if as_json:
         print_json({**title, **_fit_json(fit, path, seconds), "report": reported.to_json() if reported else None})
-    else:
-        _print(named, threads, task, fit, path, seconds)
-        if reported:
-            _print_report(reported, target)
+    elif reported:
+        _print_report(reported, target)
     _suggest(fit, device, path, task)
     return 0
+
+
+def _say_failed(failed: Mapping[str, str]) -> None:
+    for name, why in failed.items():
+        say(f"network {name} failed, another took its place: {why}")
 
 
 def _space(use: str, shape: str | None, num_classes: int | None, code: Path | None) -> Space:
