@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ class Report:
         again: the second, in another process and another order.
         model: predictions against the first measurements.
         ceiling: the second measurements against the first.
+        shift: median of prediction over first measurement, less 1: whether all are predicted too slow or too fast.
+        ceiling_shift: the same of the second measurement.
         coverage: share of the first measurements inside the 90 % intervals.
         half_width: median half-width of the intervals, as a share of the value.
         failed: networks that could not be built or measured, and why.
@@ -48,6 +51,8 @@ class Report:
     again: Sequence[float]
     model: Accuracy
     ceiling: Accuracy
+    shift: float
+    ceiling_shift: float
     coverage: float
     half_width: float
     failed: Mapping[str, str]
@@ -59,6 +64,8 @@ class Report:
         return {
             "model": _plain(self.model),
             "ceiling": _plain(self.ceiling),
+            "shift": self.shift,
+            "ceiling_shift": self.ceiling_shift,
             "coverage": self.coverage,
             "half_width": self.half_width,
             "noisy": self.noisy,
@@ -143,6 +150,8 @@ def report_on(
         second,
         accuracy([one.value for one in said], true),
         accuracy(second, true),
+        statistics.median(one.value / value for one, value in zip(said, true, strict=True)) - 1,
+        statistics.median(later / value for later, value in zip(second, true, strict=True)) - 1,
         coverage,
         half_width,
         failed,

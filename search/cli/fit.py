@@ -256,6 +256,7 @@ def _print_report(report: Report, target: str) -> None:
         ["mean error", f"{model.mape:.1%}", f"{ceiling.mape:.1%}"],
         ["within 5 %", f"{model.within_5:.0%}", f"{ceiling.within_5:.0%}"],
         ["within 10 %", f"{model.within_10:.0%}", f"{ceiling.within_10:.0%}"],
+        ["shift", f"{report.shift:+.1%}", f"{report.ceiling_shift:+.1%}"],
         ["in the 90 % interval", f"{report.coverage:.0%}", ""],
         ["half-width of the interval", f"{report.half_width:.1%}", ""],
     ]

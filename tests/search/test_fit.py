@@ -310,6 +310,7 @@ def test_the_report_is_of_networks_that_were_not_seen(tmp_path: Path, device: Si
     assert report.failed == {next(iter(device.broken)): "crash:SIGSEGV: it did"}
     assert report.model.spearman > 0.9 and report.model.mape < 0.15
     assert report.ceiling.spearman > 0.95 and report.ceiling.mape < 0.03 and report.coverage > 0.7
+    assert abs(report.shift) < 0.1 and abs(report.ceiling_shift) < 0.03
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
     row = told["networks"][0]
     assert row["measured"] == report.measured[0] and row["again"] == report.again[0]
