@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from .intervals import half_width, ordinary
+from .left_out import folds
 from .model import Range, TotalsModel, aligned, check_samples, finite
 
 if TYPE_CHECKING:
@@ -15,29 +17,39 @@ if TYPE_CHECKING:
 
 __all__ = ["AdditiveModel"]
 
-LEVEL = 0.9
-"""Of the intervals."""
-
 SHRINKAGE = 2e-3
 """Weight of the penalty that keeps unidentified costs moderate. Chosen on 100 splits of measured networks of `mobile`
 at 8 x 8 and 32 x 32; from 1e-3 to 3e-3 the share within 10 % changes by at most a point (docs/cost_models.md)."""
 
-NORMAL_QUANTILE = 1.645
-"""Half-width of the 90 % interval of a normal distribution, in standard deviations."""
+FEW, FOLDS = 40, 20
+"""Up to so many samples each is left out alone; of more, as many folds (CV+ of the paper)."""
 
-FOLDS = 40
-"""From more samples than these on, several are left out together (CV+ of the same paper): 40 fits, not n."""
+ROBUST = 1.5
+"""From so many robust standard deviations on an error counts by its size, not its square."""
 
-LEAST_HALF_WIDTH = 0.02
-"""Smallest half-width of an interval, as a share: two measurements of one network differ by that much."""
+_REWEIGHTED = 4
+"""Times that the weights of the samples are set anew, at most."""
+
+_SAME = 0.02
+"""The weights are settled when none changes by more."""
+
+_LEAST = 1e-6
+"""Half-width of an interval as a share, at least: a share of rounding."""
+
+_MANY = 60
+"""From so many samples on, the least-squares problem is first made small by a QR decomposition."""
 
 
 class AdditiveModel(TotalsModel):
     """Non-negative least squares on the totals of the executed graph, weighted for relative errors.
 
-    Minimises sum(((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p gives every feature the same
-    share (root mean square over the samples) of the cost. Intervals are jackknife+ (Barber et al., Predictive inference
-    with the jackknife+, Annals of Statistics 49, 2021) on the logarithm of the ratio, so that they are never negative.
+    Minimises sum(w ((X c - y) / y)^2) + shrinkage * sum((c / p - 1)^2) over c >= 0, where p gives every feature the
+    same share (root mean square over the samples) of the cost. The weights w are Huber's (Robust Statistics, 1981,
+    chapter 7): 1 but for samples with an error far beyond the median, so that one bad measurement does not decide.
+
+    Intervals are as wide as the errors at left-out samples say (`intervals.py`), on the logarithm of the ratio so that
+    they are never negative; wider where the left-out fits disagree more than at any sample (jackknife: Efron and Stein,
+    Annals of Statistics 9, 1981).
     """
 
     name: ClassVar[str] = "additive"
@@ -50,6 +62,10 @@ class AdditiveModel(TotalsModel):
         """Cost per unit of each feature, in the unit of the fitted values."""
         self.left_out: list[tuple[list[float], float]] = []
         """Per sample: costs fitted without it, and log(measured / predicted by them)."""
+        self.at_random: list[bool] = []
+        """Which samples were drawn at random; empty when it is not known."""
+        self.spread = 0.0
+        """Largest jackknife standard error of the predictions at the samples, as a logarithm; 0: not known."""
         self.noise = 0.0
         """Relative standard deviation of one measurement; 0: not known."""
 
@@ -59,24 +75,27 @@ class AdditiveModel(TotalsModel):
 
         return np.array(_solve(x, y, self.shrinkage))
 
-    def fit_totals(self, x: Array, values: Sequence[float] | Array, noise: float = 0.0) -> Self:
+    def fit_totals(
+        self, x: Array, values: Sequence[float] | Array, noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
+        """As `TotalsModel.fit_totals`; `at_random` tells which samples were drawn at random, (n,), if it is known."""
         import numpy as np
 
         y = np.array(values, dtype=float)
         check_samples(len(x), y.tolist(), self.min_samples, noise)
-        self.range, self.noise = Range.of(x), noise
+        ordinary(y, at_random)  # checks the lengths
+        self.range, self.noise, self.at_random = Range.of(x), noise, [bool(mark) for mark in at_random]
         self.costs = _solve(x, y, self.shrinkage)
         residuals = np.zeros(len(y))
         fits: list[list[float]] = [[]] * len(y)
-        folds = min(len(y), FOLDS)
-        for fold in range(folds):
-            out = np.arange(len(y)) % folds == fold
+        for out in folds(len(y), len(y) if len(y) <= FEW else FOLDS):
             costs = _solve(x[~out], y[~out], self.shrinkage)
             said = np.maximum(x[out] @ np.array(costs), 1e-9 * y[out])
             residuals[out] = np.log(y[out] / said)
             for place in np.flatnonzero(out):
                 fits[place] = costs
         self.left_out = [(costs, float(residual)) for costs, residual in zip(fits, residuals, strict=True)]
+        self.spread = float(self._jackknife(x).max())
         return self
 
     @property
@@ -91,11 +110,19 @@ class AdditiveModel(TotalsModel):
         if not self.costs:
             raise ValueError("the cost model is not fitted")
         value = np.maximum(x @ np.array(self.costs), 1e-12)
-        said = np.log(np.maximum(x @ np.array([costs for costs, _ in self.left_out]).T, 1e-12))
-        residuals = np.abs(self.left_out_errors)
-        low, high = _ends(np.sort(said - residuals, axis=1), np.sort(said + residuals, axis=1))
-        least = max(LEAST_HALF_WIDTH, NORMAL_QUANTILE * self.noise)
-        return value, np.minimum(np.exp(low), value / (1 + least)), np.maximum(np.exp(high), value * (1 + least))
+        usual = half_width(ordinary(self.left_out_errors, self.at_random), self.noise)
+        odd = np.maximum(self._jackknife(x) / self.spread, 1.0) if self.spread > 0 else np.ones(len(x))
+        wide = np.clip(usual * odd, _LEAST, 20.0)
+        return value, value * np.exp(-wide), value * np.exp(wide)
+
+    def _jackknife(self, x: Array) -> Array:
+        """Standard errors of the logarithms of the values, (m,), from the left-out fits."""
+        import numpy as np
+
+        fits: dict[tuple[float, ...], None] = dict.fromkeys(tuple(costs) for costs, _ in self.left_out)
+        said = np.log(np.maximum(x @ np.array(list(fits)).T, 1e-12))
+        error: Array = math.sqrt(max(len(fits) - 1, 1)) * said.std(axis=1)
+        return error
 
     def to_json(self) -> dict[str, Any]:
         if not self.costs:
@@ -104,18 +131,23 @@ class AdditiveModel(TotalsModel):
             "features": list(self.features),
             "costs": self.costs,
             "left_out": [{"costs": costs, "residual": residual} for costs, residual in self.left_out],
+            "at_random": self.at_random,
+            "spread": self.spread,
             "noise": self.noise,
             "range": self.range.to_json(),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """A file of schema 1 has neither noise nor range, and its residuals have lost their sign."""
+        """A file of schema 1 has neither noise nor range nor marks, and its residuals have lost their sign."""
         model, names = cls(), data["features"]
         model.costs = _costs(data["costs"], names, cls.features)
         model.left_out = [
             (_costs(item["costs"], names, cls.features), finite(item["residual"])) for item in data["left_out"]
         ]
+        model.at_random = [bool(mark) for mark in data.get("at_random", [])]
+        ordinary(model.left_out_errors, model.at_random)  # checks the lengths
+        model.spread = _not_negative(data.get("spread", 0.0))
         model.noise = _not_negative(data.get("noise", 0.0))
         if "range" in data:
             model.range = Range.from_json(data["range"], names, cls.features)
@@ -127,7 +159,6 @@ class AdditiveModel(TotalsModel):
 def _solve(x: Array, y: Array, shrinkage: float) -> list[float]:
     """Costs per unit of each feature; (n, k), (n,) → (k,)."""
     import numpy as np
-    from scipy.optimize import nnls
 
     rows = x / y[:, None]
     usual = np.sqrt((rows**2).mean(axis=0))
@@ -136,23 +167,33 @@ def _solve(x: Array, y: Array, shrinkage: float) -> list[float]:
     shares = rows.sum(axis=1)
     share = shares.sum() / (shares @ shares)  # so that equal shares fit the samples as well as they can
     penalty = np.where(usual > 0, math.sqrt(shrinkage), 0.0)
-    wanted = np.concatenate([np.ones(len(y)), penalty])
-    costs, _ = nnls(np.vstack([rows, np.diag(penalty / share)]), wanted, maxiter=1000)
+    weights = np.ones(len(y))
+    costs = _least_squares(rows, weights, penalty, share)
+    for _ in range(_REWEIGHTED):
+        errors = np.abs(np.log(np.maximum(rows @ costs, 1e-3)))
+        limit = ROBUST * 1.4826 * float(np.median(errors))  # 1.4826: from the median to a normal standard deviation
+        if limit < 1e-9:
+            break
+        before, weights = weights, np.minimum(1.0, limit / np.maximum(errors, 1e-12))
+        if np.abs(np.sqrt(weights) - np.sqrt(before)).max() < _SAME:
+            break
+        costs = _least_squares(rows, weights, penalty, share)
     return [float(cost) for cost in costs / scale]
 
 
-def _ends(lows: Array, highs: Array) -> tuple[Array, Array]:
-    """Ends of the jackknife+ intervals, (m,), from the ascending ends of n leave-one-out intervals, (m, n) each.
+def _least_squares(rows: Array, weights: Array, penalty: Array, share: float) -> Array:
+    """Costs c >= 0 with the smallest sum(w (rows c - 1)^2) + sum(penalty^2 (c / share - 1)^2), (k,)."""
+    import numpy as np
+    from scipy.optimize import nnls
 
-    With n < 9 the 90 % quantiles do not exist; the outermost ends are moved out by a quarter of their distance then.
-    """
-    count = lows.shape[1]
-    below = math.floor((1 - LEVEL) * (count + 1) + 1e-9)
-    above = math.ceil(LEVEL * (count + 1) - 1e-9)
-    if below >= 1 and above <= count:
-        return lows[:, below - 1], highs[:, above - 1]
-    margin = 0.25 * (highs[:, -1] - lows[:, 0])
-    return lows[:, 0] - margin, highs[:, -1] + margin
+    root = np.sqrt(weights)
+    matrix = np.vstack([rows * root[:, None], np.diag(penalty / share)])
+    wanted = np.concatenate([root, penalty])
+    if len(rows) > _MANY:
+        triangle = np.linalg.qr(np.column_stack([matrix, wanted]), mode="r")
+        matrix, wanted = triangle[:, :-1], triangle[:, -1]
+    costs: Array = nnls(matrix, wanted, maxiter=1000)[0]
+    return costs
 
 
 def _costs(items: Sequence[Any], names: Sequence[str], features: Sequence[str]) -> list[float]:

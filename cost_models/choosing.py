@@ -33,7 +33,11 @@ class Chosen:
 
 
 def choose(
-    totals: Mapping[str, Array], values: Sequence[float] | Array, shrinkages: Sequence[float] = SHRINKAGES
+    totals: Mapping[str, Array],
+    values: Sequence[float] | Array,
+    shrinkages: Sequence[float] = SHRINKAGES,
+    noise: float = 0.0,
+    at_random: Sequence[bool] = (),
 ) -> Chosen:
     """Fits an additive model for every way and penalty, and takes that with the smallest error at left-out samples.
 
@@ -43,15 +47,22 @@ def choose(
         totals: way of executing → totals of the samples' graphs, (n, k).
         values: their measured costs, (n,).
         shrinkages: weights of the penalty to try.
+        noise, at_random: as `AdditiveModel.fit_totals`.
 
     Raises:
         ValueError: there is nothing to choose from, or as `CostModel.fit`.
     """
     fitted = [
-        Chosen(way, AdditiveModel(shrinkage).fit_totals(x, values))
+        Chosen(way, AdditiveModel(shrinkage).fit_totals(x, values, noise, at_random))
         for way, x in totals.items()
         for shrinkage in shrinkages
     ]
     if not fitted:
         raise ValueError("a choice needs at least one way of executing and one penalty")
-    return min(fitted, key=lambda one: one.model.left_out_error)
+    return min(fitted, key=lambda one: _error(one.model))
+
+
+def _error(model: AdditiveModel) -> float:
+    """Mean of the errors at left-out samples, each counted as 1 at most: one outlier does not decide."""
+    errors = model.left_out_errors
+    return sum(min(abs(error), 1.0) for error in errors) / len(errors)

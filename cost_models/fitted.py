@@ -205,7 +205,9 @@ def fit_model(
     check_samples(len(samples), [sample.value for sample in samples], 0, noise)
     _check_one_device(samples)
     model = _unfitted(use, samples, target, bank, peaks)
-    return model.fit([sample.graph for sample in samples], [sample.value for sample in samples], noise)
+    graphs, values = [sample.graph for sample in samples], [sample.value for sample in samples]
+    marks = [sample.at_random for sample in samples]
+    return model.fit(graphs, values, noise, marks if any(marks) else ())
 
 
 def _unfitted(

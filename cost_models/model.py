@@ -97,13 +97,17 @@ class CostModel(ABC):
     """What a reading of this model is called: `estimated` where nothing was measured."""
 
     @abstractmethod
-    def fit(self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0) -> Self:
+    def fit(
+        self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         """Learns from scratch; the same samples in the same order give the same model.
 
         Args:
             graphs: executed graphs, (n,).
             values: their measured costs, (n,), finite and above 0.
             noise: relative standard deviation of one measurement; 0 when it is not known.
+            at_random: which samples were drawn at random and not by design, (n,): their errors tell how wide intervals
+                must be; empty when it is not known.
 
         Raises:
             ValueError: fewer than `min_samples`, lengths differ, a value is not finite and above 0, different graphs
@@ -227,19 +231,23 @@ class TotalsModel(CostModel):
         """The totals of a graph, (k,), none negative."""
         return totals(graph)
 
-    def fit(self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0) -> Self:
+    def fit(
+        self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         import numpy as np
 
         check_samples(len(graphs), values, self.min_samples, noise)
         x = np.array([self.totals_of(graph) for graph in graphs])
         check_spread(x, values)
-        self.fit_totals(x, values, noise)
+        self.fit_totals(x, values, noise, at_random)
         unknown = [op for graph in graphs for op in graph.uncounted]
         self.range = Range(self.range.least, self.range.most, tuple(sorted(set(unknown))))
         return self
 
     @abstractmethod
-    def fit_totals(self, x: Array, values: Sequence[float] | Array, noise: float = 0.0) -> Self:
+    def fit_totals(
+        self, x: Array, values: Sequence[float] | Array, noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         """As `fit`, from the totals of the graphs, (n, k) in the order of `features`.
 
         Raises:

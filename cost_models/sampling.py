@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["d_optimal", "designed"]
 
-AT_RANDOM = 0.2
-"""Share of the samples that `designed` draws at random."""
+AT_RANDOM = 0.4
+"""Share of the samples that `designed` draws at random: with less, their errors do not tell how wide an interval is on
+every single device (docs/cost_models.md)."""
 
 _RIDGE = 1e-3
 """Added to the information matrix, so that fewer samples than features are possible."""
@@ -40,12 +41,13 @@ def d_optimal(features: Array | Sequence[Array], count: int, seed: int = 0, kept
         `count` different row numbers without those kept, ascending.
 
     Raises:
-        ValueError: with those kept `count` is not from 1 to n, a feature is not finite, or the matrices have different rows.
+        ValueError: with those kept `count` is not from 1 to n, a feature is not finite, or the matrices have
+            different rows.
     """
     import numpy as np
 
-    given = features if isinstance(features, Sequence) else [features]
-    matrices = [np.asarray(matrix, float) for matrix in given]
+    several = features if isinstance(features, Sequence) else [features]
+    matrices = [np.asarray(matrix, float) for matrix in several]
     if not matrices or any(x.ndim != 2 or not np.isfinite(x).all() for x in matrices):
         raise ValueError("features must be a finite matrix (n, k)")
     rows = len(matrices[0])
@@ -93,7 +95,9 @@ def designed(
     at_random: float = AT_RANDOM,
     kept: Sequence[int] = (),
 ) -> list[int]:
-    """Chooses rows by D-optimality and some at random: extreme rows tell the costs, ordinary ones the errors.
+    """Chooses rows at random and others by D-optimality: ordinary rows tell the errors, extreme ones the costs.
+
+    The random ones are drawn first, and the design adds to them what they do not tell.
 
     Args:
         features: as `d_optimal`.
@@ -111,13 +115,13 @@ def designed(
     if not 0 <= at_random <= 1:
         raise ValueError(f"the share at random must be from 0 to 1, not {at_random}")
     first = features[0] if isinstance(features, Sequence) and features else features
-    rows = len(first)
-    if not 1 <= count <= rows - len(kept):
-        raise ValueError(f"cannot choose {count} of {rows - len(kept)}")
-    drawn = round(count * at_random)
-    by_design = d_optimal(features, count - drawn, seed, kept) if count > drawn else []
-    rest = sorted(set(range(rows)) - set(by_design) - set(kept))
-    return by_design + sorted(random.Random(seed).sample(rest, drawn))
+    rest = sorted(set(range(len(first))) - set(kept))
+    if not 1 <= count <= len(rest):
+        raise ValueError(f"cannot choose {count} of {len(rest)}")
+    drawn = sorted(random.Random(seed).sample(rest, round(count * at_random)))
+    if len(drawn) == count:
+        return drawn
+    return d_optimal(features, count - len(drawn), seed, [*kept, *drawn]) + drawn
 
 
 class _Design:

@@ -32,8 +32,6 @@ __all__ = ["Fit", "Task", "default_path", "fit_device"]
 POOL, WRITTEN_POOL, POOL_PER_SAMPLE = 64, 500, 3
 """Random architectures from which the samples are chosen: at least so many, more where their graphs are written down
 without building a module, and so many for each sample."""
-AT_RANDOM = 0.2
-"""Share of the samples that is drawn at random, so that the intervals are those of ordinary networks."""
 REPEATED = 3
 """The first networks, which are measured twice: how much the two differ is the noise."""
 FEWEST_TO_STOP = 9
@@ -342,7 +340,7 @@ class _Gathering:
         """Returns the next `count` networks in the order to measure, and whether each is drawn at random."""
         import numpy as np
 
-        from ..cost_models.sampling import designed
+        from ..cost_models.sampling import AT_RANDOM, designed
 
         sound = [(arch, row) for arch, row in self._pool if arch.id not in self.failed]
         done = {one.name for one in self._begun.samples}

@@ -43,7 +43,18 @@ def test_units_do_not_matter() -> None:
 
 def test_a_part_is_at_random() -> None:
     first, second = designed(FEATURES, 10, 0, 0.4), designed(FEATURES, 10, 0, 0.0)
-    assert first[:6] == d_optimal(FEATURES, 6, 0) and second == d_optimal(FEATURES, 10, 0)
+    assert first[:6] == d_optimal(FEATURES, 6, 0, first[6:]) and second == d_optimal(FEATURES, 10, 0)
+    assert designed(FEATURES, 20, 0, 0.4)[12:] != first[6:] and not set(first[:6]) & set(first[6:])
+
+
+def test_the_design_adds_to_what_is_measured_anyway() -> None:
+    line = np.column_stack([np.ones(11), np.arange(11.0)])
+    assert d_optimal(line, 1, kept=[0]) == [10]
+    known = np.random.default_rng(2).choice(300, 4, replace=False).tolist()
+    together = logdet(known + d_optimal(FEATURES, 6, kept=known))
+    assert together > logdet(known + d_optimal(FEATURES, 6))
+    with pytest.raises(ValueError, match="cannot choose 8 of 7"):
+        d_optimal(line, 8, kept=[0, 1, 2, 3])
 
 
 def test_all_and_more_samples_than_features_and_equal_rows() -> None:
@@ -79,3 +90,4 @@ def test_more_rows_are_chosen_for_what_those_kept_do_not_tell() -> None:
     assert d_optimal(line, 1, kept=[0]) == [10]
     with pytest.raises(ValueError, match="cannot choose 10 of 9"):
         d_optimal(line, 10, kept=[0, 10])
+    assert not set(designed(FEATURES, 6, 3, kept=first)) & set(first)
