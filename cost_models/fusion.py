@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from .blocked_layout import blocked_layout
+from .ncnn_layers import ncnn_layers
 from .network import INPUT, Call, Network
+from .quantised import quantised
 
-__all__ = ["Rule", "applied", "fold_normalisation", "fuse_activations", "needed", "once", "rules_of"]
+__all__ = ["Rule", "applied", "fold_normalisation", "fuse_activations", "fuse_sums", "needed", "once", "rules_of"]
 
 Rule = Callable[[Network], Network]
 
@@ -84,6 +86,26 @@ def fuse_activations(network: Network, activations: Collection[str] = _ACTIVATIO
     return network
 
 
+def fuse_sums(network: Network) -> Network:
+    """A convolution read only by a sum, with neither an activation nor a sum yet, adds by itself."""
+    readers = network.readers()
+    for value, call in network.items():
+        if call.op != "Add":
+            continue
+        for place, x in enumerate(call.inputs):
+            before = network.calls.get(x)
+            if before is not None and before.op == "Conv" and _is_bare(before) and readers[x] == 1:
+                before.inputs.append(call.inputs[1 - place])
+                del network.calls[x]
+                network.calls[value] = before
+                break
+    return network
+
+
+def _is_bare(call: Call) -> bool:
+    return not call.activation and len(call.inputs) == 1
+
+
 def tell_dilations(network: Network) -> Network:
     """A file tells the dilations of a convolution."""
     for call in network.calls.values():
@@ -142,12 +164,14 @@ def _activations_of_sums(network: Network) -> Network:
     return network
 
 
-def onnxruntime_fp32(block: int) -> tuple[Rule, ...]:
+def onnxruntime_fp32(block: int | None) -> tuple[Rule, ...] | None:
     """Rules of onnxruntime on the CPU, all optimisations, fp32.
 
     Args:
-        block: channels that its blocked layout keeps together; 1 for none.
+        block: channels that its blocked layout keeps together; 1 for none, None where it is not known.
     """
+    if block is None:
+        return None
     return (
         once,
         needed,
@@ -160,7 +184,22 @@ def onnxruntime_fp32(block: int) -> tuple[Rule, ...]:
     )
 
 
-_RULES: dict[tuple[str, str], Callable[[int], tuple[Rule, ...]]] = {("onnxruntime", "fp32"): onnxruntime_fp32}
+def onnxruntime_int8(block: int | None) -> tuple[Rule, ...]:
+    """Rules of onnxruntime on the CPU for files with quantise-dequantise pairs; they know no blocks."""
+    fused = partial(fuse_activations, activations=("Relu",))
+    return (once, needed, fold_normalisation, tell_dilations, shapes_as_constants, fused, quantised)
+
+
+def ncnn_fp32(block: int | None) -> tuple[Rule, ...]:
+    """Rules of ncnn and its converter, fp32; its layers tell no blocks."""
+    return (once, needed, fold_normalisation, partial(fuse_activations, activations=("Relu",)), ncnn_layers)
+
+
+_RULES: dict[tuple[str, str], Callable[[int | None], tuple[Rule, ...] | None]] = {
+    ("ncnn", "fp32"): ncnn_fp32,
+    ("onnxruntime", "fp32"): onnxruntime_fp32,
+    ("onnxruntime", "int8"): onnxruntime_int8,
+}
 
 
 def rules_of(runtime: str, precision: str, block: int | None = None) -> tuple[Rule, ...] | None:
@@ -172,8 +211,7 @@ def rules_of(runtime: str, precision: str, block: int | None = None) -> tuple[Ru
         block: see `written_graph`.
     """
     make = _RULES.get((runtime, precision))
-    block = channels_of_a_block() if block is None else block
-    return None if make is None or block is None else make(block)
+    return None if make is None else make(channels_of_a_block() if block is None else block)
 
 
 @cache

@@ -10,12 +10,16 @@ from typing import Any
 
 from ..profilers.graph import Graph, Node, Shape, count_macs, peak_bytes
 
-__all__ = ["INPUT", "Call", "Network"]
+__all__ = ["INPUT", "Call", "Network", "NoRule"]
 
 INPUT = -1
 """The value that comes into a network."""
 
 _BYTES = {"float32": 4, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
+
+
+class NoRule(ValueError):
+    """No rule tells what the runtime makes of this network."""
 
 
 @dataclass(slots=True)

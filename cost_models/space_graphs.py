@@ -17,7 +17,7 @@ from .fusion import applied, rules_of
 from .graph_builder import GraphBuilder
 from .mobile_graph import mobile_network
 from .nasbench201_graph import nasbench201_network
-from .network import Network
+from .network import Network, NoRule
 
 __all__ = ["plain_network", "written_graph"]
 
@@ -40,14 +40,18 @@ def written_graph(
             those of this machine.
 
     Returns:
-        None where there is no fast path: another space, a runtime or precision without rules, a processor whose blocks
-        are not known, or a network that does not depend on its input. Ask the runtime then.
+        None where there is no fast path: another space, a runtime or precision without rules for this network, a
+        processor whose blocks are not known, or a network that does not depend on its input. Ask the runtime then.
     """
     rules = rules_of(runtime, precision, block)
     network = plain_network(space, architecture) if rules is not None else None
     if rules is None or network is None:
         return None
-    return applied(network, rules).graph(f"{runtime} {precision}, written down")
+    try:
+        network = applied(network, rules)
+    except NoRule:
+        return None
+    return network.graph(f"{runtime} {precision}, written down")
 
 
 def plain_network(space: Space, architecture: Architecture) -> Network | None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..profilers.graph import Graph
 from ..spaces import Architecture, ReplayChooser, Space, Value
 from .features import totals
+from .network import NoRule
 from .space_graphs import written_graph
 from .space_parts import PARTS, Measure, Written
 
@@ -166,7 +167,10 @@ def space_totals(
         return None
     options = {name: tuple(all_ or ()) for name, all_ in knobs.items()}
     measure = Measure(written, totals_of)
-    table = SpaceTotals(space, options, list(_tables(write_parts(space, options, measure), options)))
+    try:
+        table = SpaceTotals(space, options, list(_tables(write_parts(space, options, measure), options)))
+    except NoRule:
+        return None
     return (
         table
         if _agrees(table, space, lambda one: written_graph(space, one, runtime, precision, block), totals_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -94,10 +95,25 @@ class Graph:
         >>> Graph((node, node, node), ((0, 1), (0, 2))).depth
         2
         """
-        depths = [1] * len(self.nodes)
+        return max(self._levels(), default=0)
+
+    @property
+    def parallel_width(self) -> int:
+        """Number of kernels on the fullest level, that could run at the same time: the level of a kernel is the number
+        of kernels on the longest chain that ends in it.
+
+        >>> node = Node("a", "Relu", "", ((1, 8),), ((1, 8),), "float32")
+        >>> Graph((node, node, node), ((0, 1), (0, 2))).parallel_width
+        2
+        """
+        return max(Counter(self._levels()).values(), default=0)
+
+    def _levels(self) -> list[int]:
+        """Number of kernels on the longest chain that ends in each."""
+        levels = [1] * len(self.nodes)
         for start, end in sorted(self.edges):
-            depths[end] = max(depths[end], depths[start] + 1)
-        return max(depths, default=0)
+            levels[end] = max(levels[end], levels[start] + 1)
+        return levels
 
     @property
     def macs(self) -> int:

@@ -50,6 +50,14 @@ def test_depth_is_the_longest_chain() -> None:
     assert Graph((), ()).depth == 0
 
 
+def test_parallel_width_is_the_fullest_level() -> None:
+    nodes = tuple(node(str(place), "Relu") for place in range(5))
+    assert Graph(nodes, ((0, 1), (0, 2), (0, 3), (3, 4), (2, 4))).parallel_width == 3
+    assert Graph(nodes, ()).parallel_width == 5
+    assert Graph(nodes, tuple((place, place + 1) for place in range(4))).parallel_width == 1
+    assert Graph((), ()).parallel_width == 0
+
+
 def test_depthwise() -> None:
     assert node("a", "Conv", group=8).depthwise
     assert not node("a", "Conv", group=2).depthwise

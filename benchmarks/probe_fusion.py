@@ -1,0 +1,106 @@
+"""Fusions inferred from times, against what the runtime tells of the same chains.
+
+A pair counts as fused when the runtime's own graph has, per link, less than half a kernel more with the second operator
+than without. A chain is measured in several turns; its latency is the least of them, its error how far the next one is
+from it.
+
+    python benchmarks/probe_fusion.py --runtime onnxruntime
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hwnas.cost_models.probe_fusion import CHAINS, INPUT_SHAPE, LENGTH, FusionTable, chain, probe_fusion
+from hwnas.profilers import LocalProfiler, get_runtime
+
+LINKS = {
+    "Conv BatchNormalization": ("conv", "bn"),
+    "Conv Relu": ("conv", "relu"),
+    "Conv HardSwish": ("conv", "hswish"),
+    "Conv Swish": ("conv", "swish"),
+    "Conv Add": ("conv", "add"),
+    "Conv+Add Relu": ("conv add", "relu"),
+    "DepthwiseConv Relu": ("dwconv", "relu"),
+    "DepthwiseConv Conv": ("dwconv", "conv"),
+}
+"""Pair → links before, and the link that is added."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; returns the exit code: 1 when a pair was decided wrongly."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runtime", default="onnxruntime", help="(default onnxruntime)")
+    parser.add_argument("--turns", type=int, default=3, help="measurements of each chain (default 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    options = parser.parse_args(arguments)
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="hwnas-probe-") as folder:
+        files = _files(options.runtime, Path(folder))
+        times: dict[str, list[float]] = {text: [] for text in CHAINS}
+        with LocalProfiler(options.runtime, budget_s=0.3, attempts=1) as profiler:
+            for _ in range(options.turns):
+                for text, path in files.items():
+                    times[text].append(profiler.measure(path).latency_ms)
+            taken = {text: profiler.graph(path) for text, path in files.items()}
+        table = probe_fusion(lambda model: _summed_up(times[_text_of(model)]))
+        kernels = {text: len(graph.nodes) for text, graph in taken.items()}
+    truth = {pair: kernels[f"{a} {b}"] - kernels[a] < LENGTH / 2 for pair, (a, b) in LINKS.items()}
+    rows = [{**pair, "told": truth[f"{pair['first']} {pair['second']}"]} for pair in table.to_json()["pairs"]]
+    seconds = time.perf_counter() - begun
+    if options.json:
+        print(
+            json.dumps(
+                {"runtime": options.runtime, "turns": options.turns, "pairs": rows, "seconds": seconds}, indent=1
+            )
+        )
+    else:
+        print(_text(rows, table, options.runtime, seconds))
+    return 1 if any(row["fused"] not in (None, row["told"]) for row in rows) else 0
+
+
+def _files(runtime: str, folder: Path) -> dict[str, Path]:
+    found = get_runtime(runtime)
+    files = {}
+    for number, text in enumerate(CHAINS):
+        path = folder / f"{number}{found.suffix}"
+        model = chain(text).eval()
+        found.convert(model, torch.zeros(INPUT_SHAPE), path)
+        files[text] = path
+    return files
+
+
+def _text_of(model: nn.Module) -> str:
+    return next(text for text in CHAINS if str(chain(text)) == str(model))
+
+
+def _summed_up(times: list[float]) -> tuple[float, float]:
+    """The least, as others' work only adds, and how far the next is from it; at least 0.5 %."""
+    least, *others = sorted(times)
+    return least, max(others[0] - least if others else 0.02 * least, 0.005 * least)
+
+
+def _text(rows: list[dict[str, object]], table: FusionTable, runtime: str, seconds: float) -> str:
+    said = {True: "fused", False: "not", None: "open"}
+    lines = [
+        f"{runtime}: {len(CHAINS)} chains, {seconds:.0f} s",
+        "pair                           share  error  inferred  told",
+    ]
+    for row, pair in zip(rows, table.pairs, strict=True):
+        name = f"{pair.first} {pair.second}"
+        told = said[bool(row["told"])]
+        lines.append(f"{name:<29}{pair.share:>7.2f}{pair.error:>7.2f}  {said[pair.fused]:<9} {told}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
