@@ -23,6 +23,7 @@ VERBS = {
     "select": "What to ship inside the limits, and why.",
     "export": "Copy the files of one network out of a run.",
     "profile": "Latency, size and operators of a model on a device.",
+    "fit": "Fit a device's cost model to a few measured networks.",
     "devices": "List and test devices.",
     "dashboard": "Open optuna-dashboard on a run.",
 }

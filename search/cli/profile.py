@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 from click.core import ParameterSource
 
-from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError, did_you_mean
+from ...spaces.errors import CandidateError, DataError, DeviceError, UsageError
 from .. import interrupts
 from .common import allow_code, as_json, next_command, print_json, say, status
+from .named_device import NamedDevice, check_threads, input_shape, meter_options, named_device
 
 if TYPE_CHECKING:
-    from ...profilers import Child, Profiler, Runtime
-    from ..known_devices import KnownDevice
+    from ...profilers import Child, Runtime
     from ..torch_module import TorchModule
     from .profiled import Estimated, Profiled
 
@@ -90,17 +89,17 @@ def command(
     from ..torch_module import TorchModule
     from .profiled import Profiled, print_profiles
 
-    named = [_named(device) for device in devices]
+    named = [named_device(device) for device in devices]
     if click.get_current_context().get_parameter_source("threads") is not ParameterSource.DEFAULT:
-        _check_threads(named, threads)
-    options = _meter(meter, here=any(device.known is None for device in named))
+        check_threads(named, threads)
+    options = meter_options(meter, here=any(device.known is None for device in named))
     with contextlib.ExitStack() as stack:
         source = _source(model, shape, allow_code, timeout or CONVERSION_S, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-profile-")))
         converter = stack.enter_context(_Converter(folder, timeout or CONVERSION_S))
         how: dict[str, Any] = {"threads": threads, "meter": options, "layers": layers, "deadline_s": timeout}
         found: list[Profiled | Estimated] = []
-        failed: list[tuple[_Device, DataError | DeviceError]] = []
+        failed: list[tuple[NamedDevice, DataError | DeviceError]] = []
         with status() as told:
             for place, device in enumerate(named, 1):
                 interrupts.check()
@@ -139,45 +138,6 @@ def _saying(told: Callable[[str], None], where: str) -> Callable[[str], None]:
     return lambda what: told(f"{where}: {what}")
 
 
-def _check_threads(named: list[_Device], threads: int) -> None:
-    """Refuses a number of threads that an added device does not have: it keeps that with which it was added."""
-    for device in named:
-        if device.known is not None and device.known.threads != threads:
-            raise UsageError(
-                f"--threads {threads}: '{device.name}' was added with {device.known.threads}; add it under another "
-                f"name with --threads {threads}, or leave --threads out"
-            )
-
-
-def _meter(text: str, here: bool) -> dict[str, Any]:
-    """Reads NAME[:OPTION=VALUE,...], and opens a meter that was named: one that is not there is told at once.
-
-    Args:
-        text: what was given.
-        here: a device of this machine is measured; meters of others are not looked for here.
-    """
-    from ...profilers import open_meter
-    from ...profilers.meters.meter import AUTO, NONE, stated_watts
-
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {"use": name}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or key == "use":
-            raise UsageError(f"--meter: '{part}' is not OPTION=VALUE, e.g. csv:path=log.csv")
-        options[key] = _plain(value)
-    if name not in (AUTO, NONE) and stated_watts(options) is None and here:
-        open_meter(options).close()
-    return options
-
-
-def _plain(value: str) -> str | int | float:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(value)
-    return value
-
-
 def _source(
     model: str, shape: str | None, code: Path | None, deadline_s: float, stack: contextlib.ExitStack
 ) -> Path | TorchModule:
@@ -203,12 +163,9 @@ def _source(
         )
     if shape is None:
         raise UsageError("a torch module needs the shape of its input: --input C,H,W")
-    sides = shape.split(",")
-    if len(sides) != 3 or not all(side.strip().isdecimal() and 0 < int(side) < 1 << 16 for side in sides):
-        raise UsageError(f"--input must be three whole numbers C,H,W, not '{shape}'")
     from ..torch_module import TorchModule
 
-    return stack.enter_context(TorchModule(model, tuple(map(int, sides)), code, deadline_s))
+    return stack.enter_context(TorchModule(model, input_shape(shape), code, deadline_s))
 
 
 _WEIGHTS = "holds weights, and not the network: give its torch module, package.module:attribute, or its ONNX file"
@@ -229,45 +186,6 @@ def _some_model(folder: Path) -> Path:
         if found := sorted(folder.glob(pattern)):
             return found[0]
     return folder / "model.onnx"
-
-
-@dataclass(frozen=True)
-class _Device:
-    """A runtime of this machine, or a device that the user added."""
-
-    name: str
-    runtime: str
-    precision: str
-    known: KnownDevice | None = None
-
-    @property
-    def title(self) -> str:
-        """What it is called where its profile is shown."""
-        return self.name or f"{self.runtime}:{self.precision}"
-
-    def open(self, threads: int, precision: str, meter: dict[str, Any], deadline_s: float | None) -> Profiler:
-        from ...profilers import LocalProfiler
-
-        if self.known is not None:
-            return self.known.open(precision, None if meter["use"] == "auto" else meter, deadline_s)
-        return LocalProfiler(self.runtime, threads, precision, deadline_s, meter=meter)
-
-
-def _named(device: str) -> _Device:
-    """Reads RUNTIME[:PRECISION], or the name of a device that the user added."""
-    from ...profilers import estimated_names, get_runtime, runtime_names
-    from ..known_devices import read_devices
-
-    runtime, _, precision = device.partition(":")
-    here = (*runtime_names(), *estimated_names())
-    if runtime not in here:
-        known = read_devices()
-        if device not in known:
-            raise DeviceError(f"no device '{device}'{did_you_mean(device, (*here, *known))}")
-        return _Device(device, known[device].runtime, known[device].precision, known[device])
-    precision = precision or get_runtime(runtime).precisions[0]
-    get_runtime(runtime).check_precision(precision)
-    return _Device("", runtime, precision)
 
 
 class _Converter:
@@ -328,7 +246,7 @@ def _check_available(runtime: Runtime) -> None:
 
 def _profile(
     model: Path | TorchModule,
-    device: _Device,
+    device: NamedDevice,
     converter: _Converter,
     says: Callable[[str], None],
     *,

@@ -86,4 +86,8 @@ def test_more_rows_are_chosen_for_what_those_kept_do_not_tell() -> None:
     assert len(set(more)) == 6 and not set(more) & set(first)
     alone = designed(FEATURES, 6, 4, at_random=0.0)
     assert logdet(first + more) >= logdet(first + alone) - 1e-9
+    line = np.column_stack([np.ones(11), np.arange(11.0)])
+    assert d_optimal(line, 1, kept=[0]) == [10]
+    with pytest.raises(ValueError, match="cannot choose 10 of 9"):
+        d_optimal(line, 10, kept=[0, 10])
     assert not set(designed(FEATURES, 6, 3, kept=first)) & set(first)
