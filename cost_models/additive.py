@@ -227,7 +227,7 @@ def _least_squares(rows: Array, weights: Array, penalty: Array, share: float) ->
     matrix = np.vstack([rows * root[:, None], np.diag(penalty / share)])
     wanted = np.concatenate([root, penalty])
     if len(rows) > _MANY:
-        triangle = np.linalg.qr(np.column_stack([matrix, wanted]), mode="r")
+        triangle: Array = np.linalg.qr(np.column_stack([matrix, wanted]), mode="r")  # type: ignore[assignment]
         matrix, wanted = triangle[:, :-1], triangle[:, -1]
     costs: Array = nnls(matrix, wanted, maxiter=1000)[0]
     return costs
