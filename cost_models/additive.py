@@ -146,6 +146,8 @@ class AdditiveModel(TotalsModel):
         return error
 
     def to_json(self) -> dict[str, Any]:
+        if not self.costs:
+            raise ValueError("the cost model is not fitted")
         return {
             "features": list(self.features),
             "costs": self.costs,

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .additive import AdditiveModel
-from .left_out import excess, folds, log_cost, plus_interval
+from .intervals import NORMAL_QUANTILE, half_width, ordinary
+from .left_out import around, excess, folds, log_cost
 from .model import Range, TotalsModel, aligned, check_samples, finite
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class AdditiveGpModel(TotalsModel):
     logarithms of measured / predicted at left-out samples: residuals of a fit to the same samples would be too small.
     Kernel: squared exponential; hyper-parameters by marginal likelihood on a grid with weak log-normal priors. It is on
     only when it lowers the squared error at left-out samples by more than one standard error; else the model is the
-    additive one. Intervals are CV+ of the combination, with errors in units of the process's standard deviation.
+    additive one. Intervals are as wide as the errors of the combination at left-out samples, in units of the process's
+    standard deviation.
     """
 
     name: ClassVar[str] = "additive+gp"
@@ -57,9 +59,9 @@ class AdditiveGpModel(TotalsModel):
         self.why = ""
         """Whether the process is on, and why, in one line."""
         self._all: _Part | None = None
-        self._parts: list[_Part] = []
         self._errors: list[float] = []
-        self._scores: list[float] = []
+        self._wide = 0.0
+        """Half-width of an interval, in standard deviations of the process."""
         self._noise = 0.0
 
     @property
@@ -67,34 +69,35 @@ class AdditiveGpModel(TotalsModel):
         """True when the process takes part in predictions."""
         return self._all is not None
 
-    def fit_totals(self, x: Array, values: Sequence[float] | Array, noise: float = 0.0) -> Self:
+    def fit_totals(
+        self, x: Array, values: Sequence[float] | Array, noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         import numpy as np
 
         y = np.array(values, dtype=float)
         check_samples(len(x), y.tolist(), self.min_samples, noise)
-        self.base.fit_totals(x, y, noise)
+        self.base.fit_totals(x, y, noise, at_random)
         self._all = None
         self.range, self._noise = Range.of(x), noise
         if len(y) < TRIED_FROM:
             self.why = f"off: tried from {TRIED_FROM} samples on"
             return self
         scale = _Scale.of(x)
-        parts, alone, both, scores = [], np.zeros(len(y)), np.zeros(len(y)), np.zeros(len(y))
+        alone, both, scores = np.zeros(len(y)), np.zeros(len(y)), np.zeros(len(y))
         for out in folds(len(y), len(y) if len(y) <= FEW else FOLDS):
             part = _Part.fit(self.base, scale, x[~out], y[~out])
             said, sd = part.predict(x[out])
             alone[out] = np.log(y[out]) - part.additive(x[out])
             both[out] = np.log(y[out]) - said
             scores[out] = np.abs(both[out]) / sd
-            parts.append(part)
         gain, spread = excess(alone, both)
         told = f"squared error at left-out samples {np.mean(alone**2):.3g} without, {np.mean(both**2):.3g} with"
         if gain <= spread:
             self.why = f"off: {told}"
             return self
         self.why = f"on: {told}"
-        self._all, self._parts = _Part.fit(self.base, scale, x, y), parts
-        self._errors, self._scores = both.tolist(), scores.tolist()
+        self._all, self._errors = _Part.fit(self.base, scale, x, y), both.tolist()
+        self._wide = half_width(ordinary(scores, at_random))
         return self
 
     def predict_totals(self, x: Array) -> tuple[Array, Array, Array]:
@@ -110,29 +113,24 @@ class AdditiveGpModel(TotalsModel):
         import numpy as np
 
         assert self._all is not None
-        value = np.exp(self._all.predict(x)[0])
-        scores = np.array(self._scores)
-        centres, errors = np.zeros((len(x), len(scores))), np.zeros((len(x), len(scores)))
-        for part, out in zip(self._parts, folds(len(scores), len(self._parts)), strict=True):
-            said, sd = part.predict(x)
-            centres[:, out], errors[:, out] = said[:, None], sd[:, None] * scores[out]
-        return value, *plus_interval(value, centres, errors, self._noise)
+        said, sd = self._all.predict(x)
+        value = np.exp(said)
+        return value, *around(value, np.maximum(self._wide * sd, NORMAL_QUANTILE * self._noise))
 
     @property
     def left_out_errors(self) -> list[float]:
         return list(self._errors) if self.on else self.base.left_out_errors
 
     def to_json(self) -> dict[str, Any]:
-        told = {"why": self.why, "base": self.base.to_json(), "range": self.range.to_json()}
+        told: dict[str, Any] = {"features": list(self.features), "range": self.range.to_json()}
+        told |= {"why": self.why, "base": self.base.to_json()}
         if self._all is None:
             return {**told, "process": None}
         process = {
-            "features": list(self.features),
             "totals": self._all.x.tolist(),
             "all": self._all.to_json(),
-            "parts": [part.to_json() for part in self._parts],
             "errors": self._errors,
-            "scores": self._scores,
+            "wide": self._wide,
             "noise": self._noise,
         }
         return {**told, "process": process}
@@ -141,22 +139,18 @@ class AdditiveGpModel(TotalsModel):
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         import numpy as np
 
-        model, process = cls(), data["process"]
-        model.base = AdditiveModel.from_json(data["base"])
-        model.range, model.why = model.base.range, str(data["why"])
+        model, process, names = cls(), data["process"], data["features"]
+        model.base, model.why = AdditiveModel.from_json(data["base"]), str(data["why"])
+        model.range = Range.from_json(data["range"], names, cls.features)
         if process is None:
             return model
-        names = process["features"]
         x = np.array([aligned([finite(item) for item in row], names, cls.features) for row in process["totals"]])
         scale = _Scale.of(x)
         model._errors = [finite(item) for item in process["errors"]]
-        model._scores = [finite(item) for item in process["scores"]]
-        model._noise = finite(process["noise"])
-        if not len(x) == len(model._errors) == len(model._scores) or not 2 <= len(process["parts"]) <= len(x):
-            raise ValueError("totals, errors and parts of a process do not fit together")
+        model._wide, model._noise = finite(process["wide"]), finite(process["noise"])
+        if len(x) != len(model._errors) or model._wide < 0:
+            raise ValueError("totals and errors of a process do not fit together")
         model._all = _Part.from_json(process["all"], names, cls.features, scale, x)
-        for told, out in zip(process["parts"], folds(len(x), len(process["parts"])), strict=True):
-            model._parts.append(_Part.from_json(told, names, cls.features, scale, x[~out]))
         return model
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from .additive import AdditiveModel
 from .additive_gp import AdditiveGpModel
 from .bank import BankEntry
-from .choosing import SHRINKAGES
+from .choosing import choose
 from .left_out import excess, squared
-from .model import TotalsModel, model_class
+from .model import Range, TotalsModel, model_class
 from .transfer import TransferModel
 from .trees import TreesModel, installed
 
@@ -50,12 +50,13 @@ class AutoModel(TotalsModel):
         self.why = ""
         """What was chosen and why, in one line."""
 
-    def fit_totals(self, x: Array, values: Sequence[float] | Array, noise: float = 0.0) -> Self:
+    def fit_totals(
+        self, x: Array, values: Sequence[float] | Array, noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         tried: dict[str, TotalsModel] = {}
-        additive = [AdditiveModel(shrinkage).fit_totals(x, values, noise) for shrinkage in SHRINKAGES]
-        tried["additive"] = min(additive, key=lambda model: model.left_out_error)
-        transfer = TransferModel(self._bank, self.target).fit_totals(x, values, noise)
-        process = AdditiveGpModel().fit_totals(x, values, noise)
+        tried["additive"] = choose({"": x}, values, noise=noise, at_random=at_random).model
+        transfer = TransferModel(self._bank, self.target).fit_totals(x, values, noise, at_random)
+        process = AdditiveGpModel().fit_totals(x, values, noise, at_random)
         self.candidates = {"additive": ""}
         for model, on in ((transfer, transfer.weight > 0), (process, process.on)):
             self.candidates[model.name] = "" if on else model.why
@@ -63,7 +64,7 @@ class AutoModel(TotalsModel):
                 tried[model.name] = model
         self.candidates["trees"] = self._no_trees(len(x))
         if not self.candidates["trees"]:
-            tried["trees"] = TreesModel().fit_totals(x, values, noise)
+            tried["trees"] = TreesModel().fit_totals(x, values, noise, at_random)
         errors = {name: float(squared(model.left_out_errors).mean()) ** 0.5 for name, model in tried.items()}
         best = min(errors, key=lambda name: errors[name])
         name = next(name for name in tried if _as_good(tried[name], tried[best]))
@@ -83,7 +84,8 @@ class AutoModel(TotalsModel):
 
     def to_json(self) -> dict[str, Any]:
         model = self._fitted()
-        told = {"target": self.target, "why": self.why, "candidates": self.candidates, "range": self.range.to_json()}
+        told: dict[str, Any] = {"features": list(self.features), "range": self.range.to_json(), "target": self.target}
+        told |= {"why": self.why, "candidates": self.candidates}
         return {**told, "model": model.name, "parameters": model.to_json()}
 
     @classmethod
@@ -95,7 +97,7 @@ class AutoModel(TotalsModel):
         model.chosen = kind.from_json(data["parameters"])
         model.why = str(data["why"])
         model.candidates = {str(name): str(text) for name, text in data["candidates"].items()}
-        model.range = model.chosen.range
+        model.range = Range.from_json(data["range"], data["features"], cls.features)
         return model
 
     def _fitted(self) -> TotalsModel:

@@ -205,7 +205,9 @@ def fit_model(
     check_samples(len(samples), [sample.value for sample in samples], 0, noise)
     _check_one_device(samples)
     model = _unfitted(use, samples, target, bank, peaks)
-    return model.fit([sample.graph for sample in samples], [sample.value for sample in samples], noise)
+    graphs, values = [sample.graph for sample in samples], [sample.value for sample in samples]
+    marks = [sample.at_random for sample in samples]
+    return model.fit(graphs, values, noise, marks if any(marks) else ())
 
 
 def _unfitted(
@@ -317,7 +319,7 @@ def _unpacked(data: Mapping[str, Any]) -> tuple[Sample, ...]:
             raise ValueError("a kernel's place is negative")
         nodes = [{**kernels[place], "name": name} for name, place in zip(names, places, strict=True)]
         rest = {key: value for key, value in item.items() if key not in ("graph", "kernels_ms")}
-        times = tuple(finite(ms) for ms in item["kernels_ms"])
+        times = tuple(finite(ms) for ms in item.get("kernels_ms", ()))
         sample = Sample(Graph.from_json({**told, "nodes": nodes}), **rest, kernels_ms=times)
         check_samples(1, [sample.value], 1)
         found.append(sample)

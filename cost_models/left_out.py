@@ -12,16 +12,10 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["excess", "folds", "log_cost", "plus_interval", "squared"]
+__all__ = ["around", "excess", "folds", "log_cost", "squared"]
 
-LEVEL = 0.9
-"""Of the intervals."""
-
-LEAST_HALF_WIDTH = 0.02
-"""Smallest half-width of an interval, as a share: two measurements of one network differ by that much."""
-
-NORMAL_QUANTILE = 1.645
-"""Half-width of the 90 % interval of a normal distribution, in standard deviations."""
+LEAST, MOST = 1e-6, 20.0
+"""Half-width of an interval as a logarithm: at least a share of rounding, at most what stays a number."""
 
 
 def folds(count: int, most: int) -> list[Mask]:
@@ -35,35 +29,12 @@ def folds(count: int, most: int) -> list[Mask]:
     return [np.arange(count) % number == fold for fold in range(number)]
 
 
-def plus_interval(value: Array, centres: Array, errors: Array, noise: float = 0.0) -> tuple[Array, Array]:
-    """Ends of the CV+ intervals.
-
-    Barber et al., Predictive inference with the jackknife+, Annals of Statistics 49, 2021. With fewer than 9 samples
-    the 90 % quantiles do not exist; the outermost ends are moved out by a quarter of their distance then.
-
-    Args:
-        value: predicted, (m,), above 0.
-        centres: logarithms of what each sample's left-out fit predicts, (m, n).
-        errors: absolute error of each sample as a logarithm, not negative; (m, n), or (n,) for all alike.
-        noise: relative standard deviation of one measurement.
-
-    Returns:
-        Lower and upper ends, (m,) each: at least 2 %, or the noise's own interval, from the value.
-    """
+def around(value: Array, wide: Array | float) -> tuple[Array, Array]:
+    """Lower and upper ends, (m,) each, so far from the values (m,) as logarithms."""
     import numpy as np
 
-    lows, highs = np.sort(centres - errors, axis=1), np.sort(centres + errors, axis=1)
-    count = lows.shape[1]
-    below, above = math.floor((1 - LEVEL) * (count + 1) + 1e-9), math.ceil(LEVEL * (count + 1) - 1e-9)
-    if below >= 1 and above <= count:
-        low, high = lows[:, below - 1], highs[:, above - 1]
-    else:
-        margin = 0.25 * (highs[:, -1] - lows[:, 0])
-        low, high = lows[:, 0] - margin, highs[:, -1] + margin
-    least = 1 + max(LEAST_HALF_WIDTH, NORMAL_QUANTILE * noise)
-    said = np.log(value)
-    low, high = np.clip(low, said - 20, None), np.clip(high, None, said + 20)
-    return np.minimum(np.exp(low), value / least), np.maximum(np.exp(high), value * least)
+    wide = np.clip(wide, LEAST, MOST)
+    return value * np.exp(-wide), value * np.exp(wide)
 
 
 def log_cost(x: Array, costs: Array) -> Array:

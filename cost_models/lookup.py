@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..profilers.graph import Graph, Node
 from ..spaces.errors import DataError
-from .left_out import LEAST_HALF_WIDTH, NORMAL_QUANTILE, folds, plus_interval
-from .model import CostModel, Prediction, Range, check_samples, finite, stretched
+from .intervals import NORMAL_QUANTILE, half_width, ordinary
+from .least_squares import nonnegative
+from .left_out import LEAST, folds
+from .model import CostModel, Prediction, Range, check_samples, check_spread, finite, stretched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,25 +119,26 @@ class LookupModel(CostModel):
         self.guess_error = 0.0
         """Root mean square error of an interpolated kernel, as a logarithm."""
         self.range = Range()
-        self._left_out: list[tuple[float, float]] = []
-        self._errors: list[float] = []
-        self._noise = 0.0
+        self._wide = 0.0
+        """Half-width of the intervals, as a logarithm; 0 before the first fit."""
 
-    def fit(self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0) -> Self:
+    def fit(
+        self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         import numpy as np
 
         check_samples(len(graphs), values, self.min_samples, noise)
         if not self.table:
             raise ValueError("a lookup model needs the times of kernels, and none was given")
         x = np.array([[1.0, self._sum(graph)[0]] for graph in graphs])
+        check_spread(x, values)
         y = np.array(values, dtype=float)
-        self.constant, self.scale = _line(x, y)
-        self._left_out, errors = [], np.zeros(len(y))
+        self.constant, self.scale = nonnegative(x, y).tolist()
+        errors = np.zeros(len(y))
         for out in folds(len(y), len(y)):
-            line = _line(x[~out], y[~out])
-            errors[out] = np.log(y[out] / np.maximum(x[out] @ line, 1e-12))
-            self._left_out.append(line)
-        self._errors, self._noise = errors.tolist(), noise
+            said = np.maximum(x[out] @ nonnegative(x[~out], y[~out]), 1e-9 * y[out])
+            errors[out] = np.log(y[out] / said)
+        self._wide = max(half_width(ordinary(errors, at_random), noise), LEAST)
         self.range = Range.of(x, [op for graph in graphs for op in graph.uncounted])
         self.guess_error = self._guess_error()
         return self
@@ -143,28 +146,25 @@ class LookupModel(CostModel):
     def predict(self, graph: Graph) -> Prediction:
         import numpy as np
 
-        if not self._left_out:
+        if not self._wide:
             raise ValueError("the cost model is not fitted")
         total, guessed, strange = self._sum(graph)
         x = np.array([[1.0, total]])
-        value = np.maximum(x @ np.array([self.constant, self.scale]), 1e-12)
-        centres = np.log(np.maximum(x @ np.array(self._left_out).T, 1e-12))
-        low, high = plus_interval(value, centres, np.abs(self._errors), self._noise)
+        value = max(self.constant + self.scale * total, 1e-12)
         share = guessed / total if total > 0 else 0.0
         beyond = self.range.distances(x)[0]
         far = [name for name, distance in zip(FEATURES, beyond, strict=True) if distance > MOSTLY]
         outside = (*far, *(["kernels not in the table"] if share > MOSTLY else []), *strange)
-        ends = float(value[0]), float(low[0]), float(high[0])
-        ends = _widened(*ends, NORMAL_QUANTILE * share * max(self.guess_error, LEAST_HALF_WIDTH))
+        wide = min(math.hypot(self._wide, NORMAL_QUANTILE * share * self.guess_error), 20.0)
+        ends = value, value * math.exp(-wide), value * math.exp(wide)
         return Prediction(*(stretched(*ends, 1 + max(float(beyond.max()), 1.0)) if far or strange else ends), outside)
 
     def to_json(self) -> dict[str, Any]:
-        if not self._left_out:
+        if not self._wide:
             raise ValueError("the cost model is not fitted")
         rows = [[key, row.ms, row.kind, row.macs, row.bytes] for key, row in self.table.items()]
         fitted = {"constant": self.constant, "scale": self.scale, "guess_error": self.guess_error}
-        left_out = {"left_out": [list(line) for line in self._left_out], "errors": self._errors, "noise": self._noise}
-        return {"table": rows, **fitted, **left_out, "range": self.range.to_json()}
+        return {"table": rows, **fitted, "wide": self._wide, "range": self.range.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -173,11 +173,10 @@ class LookupModel(CostModel):
             table[str(key)] = TableRow(finite(ms), str(kind), int(macs), int(size))
         model = cls(table)
         model.constant, model.scale, model.guess_error = (finite(data[k]) for k in ("constant", "scale", "guess_error"))
-        model._left_out = [(finite(constant), finite(scale)) for constant, scale in data["left_out"]]
-        model._errors, model._noise = [finite(item) for item in data["errors"]], finite(data["noise"])
+        model._wide = finite(data["wide"])
         model.range = Range.from_json(data["range"], FEATURES, FEATURES)
-        if len(model._left_out) != len(model._errors) or len(model._errors) < cls.min_samples or not table:
-            raise ValueError("too few samples, or an empty table")
+        if model._wide <= 0 or not table:
+            raise ValueError("not fitted, or an empty table")
         if min(row.ms for row in table.values()) <= 0 or min(model.constant, model.scale) < 0:
             raise ValueError("times must be above 0, scale and constant at least 0")
         return model
@@ -225,21 +224,3 @@ def _nearest(rows: Sequence[TableRow], macs: int, size: int) -> float:
     row = min(rows, key=distance)
     ratio = macs / row.macs if macs and row.macs else (1 + size) / (1 + row.bytes)
     return row.ms * ratio
-
-
-def _line(x: Array, y: Array) -> tuple[float, float]:
-    """Constant and scale, both at least 0, with the least relative errors; (n, 2), (n,)."""
-    import numpy as np
-    from scipy.optimize import nnls
-
-    rows = x / y[:, None]
-    unit = np.sqrt((rows**2).mean(axis=0))
-    unit = np.where(unit > 0, unit, 1.0)
-    (constant, scale), _ = nnls(rows / unit, np.ones(len(y)))
-    return float(constant / unit[0]), float(scale / unit[1])
-
-
-def _widened(value: float, low: float, high: float, more: float) -> tuple[float, float, float]:
-    """Both ends further out by an independent error, given as a logarithm."""
-    down, up = (math.hypot(math.log(ratio), more) for ratio in (value / low, high / value))
-    return value, value * math.exp(-down), value * math.exp(up)

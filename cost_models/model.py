@@ -97,17 +97,21 @@ class CostModel(ABC):
     """What a reading of this model is called: `estimated` where nothing was measured."""
 
     @abstractmethod
-    def fit(self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0) -> Self:
+    def fit(
+        self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         """Learns from scratch; the same samples in the same order give the same model.
 
         Args:
             graphs: executed graphs, (n,).
             values: their measured costs, (n,), finite and above 0.
             noise: relative standard deviation of one measurement; 0 when it is not known.
+            at_random: which samples were drawn at random and not by design, (n,): their errors tell how wide intervals
+                must be; empty when it is not known.
 
         Raises:
-            ValueError: fewer than `min_samples`, lengths differ, a value is not finite and above 0, or the noise is
-                negative or not finite.
+            ValueError: fewer than `min_samples`, lengths differ, a value is not finite and above 0, different graphs
+                all have the same value, or the noise is negative or not finite.
         """
 
     @abstractmethod
@@ -227,17 +231,23 @@ class TotalsModel(CostModel):
         """The totals of a graph, (k,), none negative."""
         return totals(graph)
 
-    def fit(self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0) -> Self:
+    def fit(
+        self, graphs: Sequence[Graph], values: Sequence[float], noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         import numpy as np
 
         check_samples(len(graphs), values, self.min_samples, noise)
-        self.fit_totals(np.array([self.totals_of(graph) for graph in graphs]), values, noise)
+        x = np.array([self.totals_of(graph) for graph in graphs])
+        check_spread(x, values)
+        self.fit_totals(x, values, noise, at_random)
         unknown = [op for graph in graphs for op in graph.uncounted]
         self.range = Range(self.range.least, self.range.most, tuple(sorted(set(unknown))))
         return self
 
     @abstractmethod
-    def fit_totals(self, x: Array, values: Sequence[float] | Array, noise: float = 0.0) -> Self:
+    def fit_totals(
+        self, x: Array, values: Sequence[float] | Array, noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         """As `fit`, from the totals of the graphs, (n, k) in the order of `features`.
 
         Raises:
@@ -388,6 +398,19 @@ def check_samples(count: int, values: Sequence[float], fewest: int, noise: float
             raise ValueError(f"a measured cost must be finite and above 0, not {value!r}")
     if not math.isfinite(noise) or noise < 0:
         raise ValueError(f"the noise must be a finite share of at least 0, not {noise!r}")
+
+
+def check_spread(x: Array, values: Sequence[float]) -> None:
+    """Refuses different networks (totals (n, k)) with one and the same cost: nothing can be learned from that.
+
+    Raises:
+        ValueError: the measured costs are all equal, and the networks are not.
+    """
+    if len(values) > 1 and min(values) == max(values) and (x != x[0]).any():
+        raise ValueError(
+            f"all {len(values)} measured costs are {values[0]:g}, although the networks differ: "
+            "the clock or meter is too coarse for them, or it stands still"
+        )
 
 
 def aligned(costs: Sequence[float], names: Sequence[str], features: Sequence[str]) -> list[float]:

@@ -66,7 +66,13 @@ class RooflineModel(CostModel):
     def __init__(self, peaks: Peaks | None = None) -> None:
         self.peaks = peaks
 
-    def fit(self, graphs: Sequence[Graph] = (), values: Sequence[float] = (), noise: float = 0.0) -> Self:
+    def fit(
+        self,
+        graphs: Sequence[Graph] = (),
+        values: Sequence[float] = (),
+        noise: float = 0.0,
+        at_random: Sequence[bool] = (),
+    ) -> Self:
         """Checks the samples and does not learn from them: that is what the other models are for."""
         check_samples(len(graphs), values, 0, noise)
         self.peaks = self.peaks or machine_peaks()

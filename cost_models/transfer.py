@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from .additive import AdditiveModel
+from .additive import SHRINKAGE, AdditiveModel
 from .bank import BankEntry, known_to_all, read_bank
-from .left_out import excess, folds, log_cost, plus_interval, squared
+from .intervals import half_width, ordinary
+from .least_squares import nonnegative
+from .left_out import around, excess, folds, log_cost, squared
 from .model import Range, TotalsModel, aligned, check_samples, finite
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ __all__ = ["TransferModel"]
 WEIGHTS = (0.03, 0.3, 3.0, 30.0)
 """Weights of the bank's costs that are tried, beside none at all."""
 
-FEW, FOLDS, INNER = 40, 10, 10
+FEW, FOLDS, INNER = 40, 10, 5
 """Up to so many samples each is left out alone, then there are so many folds; and inside a fold, for the weight."""
 
 
@@ -32,7 +34,7 @@ class TransferModel(TotalsModel):
     free. The costs c minimise sum(((X c - y) / y)^2) + weight * sum((u (c - mixture))^2), where u c is the share of a
     feature in the cost of a usual sample. A feature that is not in every entry of the bank has the additive model's
     penalty instead. The weight is chosen at left-out samples, by the one-standard-error rule in favour of none: then it
-    is 0 and the model is the additive one. Intervals are jackknife+ / CV+.
+    is 0 and the model is the additive one. Intervals are as wide as the errors at left-out samples say.
     """
 
     name: ClassVar[str] = "transfer"
@@ -49,23 +51,25 @@ class TransferModel(TotalsModel):
         self.mixture: dict[str, float] = {}
         """Device of the bank → its share; only those above 0."""
         self.costs: list[float] = []
-        self._left_out: list[list[float]] = []
         self._errors: list[float] = []
-        self._noise = 0.0
+        self._wide = 0.0
+        """Half-width of the intervals, as a logarithm."""
 
-    def fit_totals(self, x: Array, values: Sequence[float] | Array, noise: float = 0.0) -> Self:
+    def fit_totals(
+        self, x: Array, values: Sequence[float] | Array, noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         import numpy as np
 
         y = np.array(values, dtype=float)
         check_samples(len(x), y.tolist(), self.min_samples, noise)
-        self.base.fit_totals(x, y, noise)
-        self.range, self._noise, self.weight, self.mixture = Range.of(x), noise, 0.0, {}
+        self.base.fit_totals(x, y, noise, at_random)
+        self.range, self.weight, self.mixture = Range.of(x), 0.0, {}
         bank = [entry for entry in (read_bank() if self._bank is None else self._bank) if entry.target == self.target]
         prior = _Prior(bank, self.features)
         if not prior.devices:
             self.why = f"weight 0: the bank has no device of {self.target}"
             return self
-        found, self._errors = [], [0.0] * len(y)
+        self._errors = [0.0] * len(y)
         for out in _folds(len(y)):
             inner, inside = y[~out], x[~out]
             tried = _errors(prior, inside, inner, INNER)
@@ -80,9 +84,7 @@ class TransferModel(TotalsModel):
             return self
         self.mixture = prior.mixture(x, y)
         self.costs = prior.solve(x, y, self.weight).tolist()
-        for out in _folds(len(y)):
-            found.append(prior.solve(x[~out], y[~out], self.weight).tolist())
-        self._left_out = found
+        self._wide = half_width(ordinary(self._errors, at_random), noise)
         return self
 
     def predict_totals(self, x: Array) -> tuple[Array, Array, Array]:
@@ -91,45 +93,38 @@ class TransferModel(TotalsModel):
         if not self.weight:
             return self.base.predict_totals(x)
         value = np.exp(log_cost(x, np.array(self.costs)))
-        centres = np.zeros((len(x), len(self._errors)))
-        for costs, out in zip(self._left_out, _folds(len(self._errors)), strict=True):
-            centres[:, out] = log_cost(x, np.array(costs))[:, None]
-        return value, *plus_interval(value, centres, np.abs(self._errors), self._noise)
+        return value, *around(value, self._wide)
 
     @property
     def left_out_errors(self) -> list[float]:
         return list(self._errors) if self.weight else self.base.left_out_errors
 
     def to_json(self) -> dict[str, Any]:
-        told = {"target": self.target, "weight": self.weight, "why": self.why, "base": self.base.to_json()}
+        told: dict[str, Any] = {"features": list(self.features), "range": self.range.to_json(), "target": self.target}
+        told |= {"weight": self.weight, "why": self.why, "base": self.base.to_json()}
         if not self.weight:
             return told
         return {
             **told,
-            "features": list(self.features),
             "mixture": self.mixture,
             "costs": self.costs,
-            "left_out": self._left_out,
             "errors": self._errors,
-            "noise": self._noise,
+            "wide": self._wide,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         model = cls(target=str(data["target"]))
         model.base = AdditiveModel.from_json(data["base"])
-        model.range, model.why, model.weight = model.base.range, str(data["why"]), finite(data["weight"])
+        model.range = Range.from_json(data["range"], data["features"], cls.features)
+        model.why, model.weight = str(data["why"]), finite(data["weight"])
         if not model.weight:
             return model
         model.mixture = {str(name): finite(share) for name, share in data["mixture"].items()}
-        told, *left_out = (
-            aligned([finite(item) for item in costs], data["features"], cls.features)
-            for costs in (data["costs"], *data["left_out"])
-        )
-        model.costs, model._left_out = told, left_out
-        model._errors, model._noise = [finite(item) for item in data["errors"]], finite(data["noise"])
-        if len(left_out) != len(_folds(len(model._errors))) or any(cost < 0 for costs in left_out for cost in costs):
-            raise ValueError("costs and errors do not fit together")
+        model.costs = aligned([finite(item) for item in data["costs"]], data["features"], cls.features)
+        model._errors, model._wide = [finite(item) for item in data["errors"]], finite(data["wide"])
+        if len(model._errors) < cls.min_samples or min(model.costs) < 0 or model._wide < 0:
+            raise ValueError("too few samples, or a cost below 0")
         return model
 
 
@@ -152,7 +147,7 @@ class _Prior:
         return {name: float(share) for name, share in zip(self.devices, shares, strict=True) if share > 0}
 
     def _shares(self, x: Array, y: Array) -> Array:
-        return AdditiveModel().solve(x @ self.costs.T, y)
+        return nonnegative(x @ self.costs.T, y, SHRINKAGE)
 
     def solve(self, x: Array, y: Array, weight: float) -> Array:
         """Costs per unit of each feature, (k,); with weight 0 the additive model's."""
@@ -168,7 +163,7 @@ class _Prior:
         rows = rows / scale
         shares = rows.sum(axis=1)
         even = shares.sum() / (shares @ shares)  # the same share for every feature, as the additive model has it
-        own = AdditiveModel().shrinkage ** 0.5
+        own = SHRINKAGE**0.5
         strength = np.where(usual > 0, np.where(self.known, weight**0.5, own / even), 0.0)
         wanted = strength * np.where(self.known, guess * scale, even)
         costs, _ = nnls(np.vstack([rows, np.diag(strength)]), np.concatenate([np.ones(len(y)), wanted]), maxiter=1000)

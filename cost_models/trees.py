@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..spaces.errors import DeviceError
 from .additive import AdditiveModel
-from .left_out import folds, log_cost, plus_interval
+from .intervals import half_width, ordinary
+from .left_out import around, folds, log_cost, squared
 from .model import Range, TotalsModel, aligned, check_samples, finite
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ _Node = tuple[int, float, int, int]
 
 INSTALL = "pip install 'hwnas[trees]'"
 
-ROUNDS = 150
-"""Trees of one ensemble."""
+ROUNDS = (0, 10, 20, 40, 80, 160)
+"""Numbers of trees that are tried; the one with the least error at left-out samples is kept."""
 
 FOLDS = 5
-"""Ensembles for the intervals; each is in the file."""
+"""Ensembles for the errors at left-out samples."""
 
 CHUNK = 2000
 """Graphs predicted at once: bounds the memory."""
@@ -58,9 +59,9 @@ class TreesModel(TotalsModel):
     """Additive costs times exp(trees), by LightGBM (Ke et al., LightGBM, NeurIPS 2017).
 
     Trees alone are constant beyond the samples and need hundreds of them to learn that costs add up; so they learn the
-    logarithm of measured / additive, the latter fitted without the sample. Intervals are CV+ over five ensembles.
-    Saved as arrays and evaluated here: LightGBM is needed to fit only, and its parser, which ends the process on a
-    damaged text (4.7), never sees a file.
+    logarithm of measured / additive, the latter fitted without the sample. How many trees, possibly none, is chosen at
+    left-out samples, whose errors tell how wide the intervals are. Saved as arrays and evaluated here: LightGBM is
+    needed to fit only, and its parser, which ends the process on a damaged text (4.7), never sees a file.
     """
 
     name: ClassVar[str] = "trees"
@@ -69,22 +70,26 @@ class TreesModel(TotalsModel):
     def __init__(self) -> None:
         super().__init__()
         self._all: _Ensemble | None = None
-        self._parts: list[_Ensemble] = []
         self._errors: list[float] = []
-        self._noise = 0.0
+        self._wide = 0.0
+        """Half-width of the intervals, as a logarithm."""
 
-    def fit_totals(self, x: Array, values: Sequence[float] | Array, noise: float = 0.0) -> Self:
+    def fit_totals(
+        self, x: Array, values: Sequence[float] | Array, noise: float = 0.0, at_random: Sequence[bool] = ()
+    ) -> Self:
         import numpy as np
 
         y = np.array(values, dtype=float)
         check_samples(len(x), y.tolist(), self.min_samples, noise)
-        self.range, self._noise = Range.of(x), noise
-        self._parts, errors = [], np.zeros(len(y))
+        self.range = Range.of(x)
+        errors = {rounds: np.zeros(len(y)) for rounds in ROUNDS}
         for out in folds(len(y), FOLDS):
             part = _Ensemble.fit(x[~out], y[~out])
-            errors[out] = np.log(y[out]) - part.predict(x[out])
-            self._parts.append(part)
-        self._all, self._errors = _Ensemble.fit(x, y), errors.tolist()
+            for rounds in ROUNDS:
+                errors[rounds][out] = np.log(y[out]) - part.first(rounds).predict(x[out])
+        best = min(ROUNDS, key=lambda rounds: float(squared(errors[rounds]).mean()))
+        self._all, self._errors = _Ensemble.fit(x, y).first(best), errors[best].tolist()
+        self._wide = half_width(ordinary(self._errors, at_random), noise)
         return self
 
     def predict_totals(self, x: Array) -> tuple[Array, Array, Array]:
@@ -97,10 +102,7 @@ class TreesModel(TotalsModel):
             value, low, high = (np.concatenate(parts) for parts in zip(*told, strict=True))
             return value, low, high
         value = np.exp(self._all.predict(x))
-        centres = np.zeros((len(x), len(self._errors)))
-        for part, out in zip(self._parts, folds(len(self._errors), len(self._parts)), strict=True):
-            centres[:, out] = part.predict(x)[:, None]
-        return value, *plus_interval(value, centres, np.abs(self._errors), self._noise)
+        return value, *around(value, self._wide)
 
     @property
     def left_out_errors(self) -> list[float]:
@@ -114,9 +116,8 @@ class TreesModel(TotalsModel):
         return {
             "features": list(self.features),
             "all": self._all.to_json(),
-            "parts": [part.to_json() for part in self._parts],
             "errors": self._errors,
-            "noise": self._noise,
+            "wide": self._wide,
             "range": self.range.to_json(),
         }
 
@@ -124,10 +125,9 @@ class TreesModel(TotalsModel):
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         model, names = cls(), tuple(data["features"])
         model._all = _Ensemble.from_json(data["all"], names, cls.features)
-        model._parts = [_Ensemble.from_json(part, names, cls.features) for part in data["parts"]]
-        model._errors, model._noise = [finite(item) for item in data["errors"]], finite(data["noise"])
+        model._errors, model._wide = [finite(item) for item in data["errors"]], finite(data["wide"])
         model.range = Range.from_json(data["range"], names, cls.features)
-        if len(model._parts) != FOLDS or len(model._errors) < cls.min_samples:
+        if len(model._errors) < cls.min_samples or model._wide < 0:
             raise ValueError("too few samples")
         return model
 
@@ -158,12 +158,17 @@ class _Ensemble:
         residuals = np.zeros(len(y))
         for out in folds(len(y), 10):
             residuals[out] = np.log(y[out]) - log_cost(x[out], base.solve(x[~out], y[~out]))
-        booster = lightgbm.train(_OPTIONS, lightgbm.Dataset(x, residuals), ROUNDS)
+        booster = lightgbm.train(_OPTIONS, lightgbm.Dataset(x, residuals), ROUNDS[-1])
         nodes: list[_Node] = []
         roots = [_flatten(tree["tree_structure"], nodes) for tree in booster.dump_model()["tree_info"]]
         features, limits, left, right = zip(*nodes, strict=True)
         children = np.array([left, right]).T
         return cls(base.solve(x, y), np.array(features), np.array(limits), children, np.array(roots))
+
+    def first(self, count: int) -> _Ensemble:
+        """With the first so many trees."""
+        end = int(self.roots[count]) if count < len(self.roots) else len(self.limits)
+        return _Ensemble(self.costs, self.features[:end], self.limits[:end], self.children[:end], self.roots[:count])
 
     def predict(self, x: Array) -> Array:
         """Logarithms of the costs, (m,)."""
@@ -187,6 +192,7 @@ class _Ensemble:
         costs = np.array(aligned([finite(item) for item in data["costs"]], names, known))
         limits = np.array([finite(item) for item in data["limits"]])
         features, children, roots = (np.array(data[key], int) for key in ("features", "children", "roots"))
+        children = children.reshape(-1, 2)
         count = len(limits)
         if features.shape != (count,) or children.shape != (count, 2) or roots.ndim != 1 or (costs < 0).any():
             raise ValueError("trees whose parts do not fit together")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..additive import AdditiveModel
     from ..fitted import Fitted
 
-__all__ = ["BankEntry", "add_to_bank", "bank_of", "entry_of", "read_bank"]
+__all__ = ["BankEntry", "add_to_bank", "bank_of", "entry_of", "known_to_all", "read_bank"]
 
 SHIPPED = Path(__file__).parent
 """Folder of the entries that come with hwnas."""
