@@ -502,7 +502,7 @@ def _variants(table: Table) -> dict[str, tuple[Fit, float, Sequence[int]]]:
 
     def residual(device: str, rows: Array, marks: list[bool]) -> tuple[Any, Array]:
         x = table.ways[way_of(device, rows, marks)]
-        return AdditiveGpModel().fit_totals(x[rows], table.values[device][rows]), x
+        return AdditiveGpModel().fit_totals(x[rows], table.values[device][rows], at_random=marks), x
 
     def transfer(device: str, rows: Array, marks: list[bool]) -> tuple[Any, Array]:
         way = way_of(device, rows, marks)
@@ -513,7 +513,9 @@ def _variants(table: Table) -> dict[str, tuple[Fit, float, Sequence[int]]]:
                 name: AdditiveModel().fit_totals(table.ways[way][many], table.values[name][many]) for name in sources
             }
         bank = bank_of({name: model for name, model in banks[way].items() if name != device})
-        return TransferModel(bank).fit_totals(table.ways[way][rows], table.values[device][rows]), table.ways[way]
+        return TransferModel(bank).fit_totals(
+            table.ways[way][rows], table.values[device][rows], at_random=marks
+        ), table.ways[way]
 
     every = additive(table.ways)
     return {
