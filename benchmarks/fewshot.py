@@ -30,7 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -421,7 +421,8 @@ def _energy(folder: Path, cells: Table, seeds: range, at_random: float) -> list[
     means = pd.DataFrame(found).groupby(["device", "samples"])[FIGURES].mean()
     print(f"\n{table.name}: {len(table.others)} other rows (eyeriss is simulated)")
     print(f"{'':22}{'samples':>8}" + "".join(f"{name:>9}" for name in HEAD))
-    for (device, count), row in means.iterrows():
+    for place, row in means.iterrows():
+        device, count = cast(tuple[str, int], place)
         print(f"{device:22}{count:8}" + "".join(f"{value:9.3f}" for value in row))
     return found
 
@@ -479,7 +480,8 @@ def _ablation(table: Table, seeds: range) -> list[dict[str, Any]]:
         f"\n{table.name}, ablation: means of all devices, {len(few)} seeds; uneven: mean distance of coverage from .90"
     )
     print(f"{'':44}{'samples':>8}" + "".join(f"{name:>9}" for name in (*HEAD, "uneven")))
-    for (what, count), row in means.iterrows():
+    for place, row in means.iterrows():
+        what, count = cast(tuple[str, int], place)
         print(f"{what:44}{count:8}" + "".join(f"{value:9.3f}" for value in row))
     return found
 
@@ -500,7 +502,7 @@ def _variants(table: Table) -> dict[str, tuple[Fit, float, Sequence[int]]]:
 
     def residual(device: str, rows: Array, marks: list[bool]) -> tuple[Any, Array]:
         x = table.ways[way_of(device, rows, marks)]
-        return AdditiveGpModel().fit_totals(x[rows], table.values[device][rows]), x
+        return AdditiveGpModel().fit_totals(x[rows], table.values[device][rows], at_random=marks), x
 
     def transfer(device: str, rows: Array, marks: list[bool]) -> tuple[Any, Array]:
         way = way_of(device, rows, marks)
@@ -511,7 +513,9 @@ def _variants(table: Table) -> dict[str, tuple[Fit, float, Sequence[int]]]:
                 name: AdditiveModel().fit_totals(table.ways[way][many], table.values[name][many]) for name in sources
             }
         bank = bank_of({name: model for name, model in banks[way].items() if name != device})
-        return TransferModel(bank).fit_totals(table.ways[way][rows], table.values[device][rows]), table.ways[way]
+        return TransferModel(bank).fit_totals(
+            table.ways[way][rows], table.values[device][rows], at_random=marks
+        ), table.ways[way]
 
     every = additive(table.ways)
     return {
