@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..profilers.graph import Node, Shape
 
@@ -106,8 +107,8 @@ def padded_macs(node: Node) -> float:
 
 def depthwise_steps(node: Node) -> float:
     """Vectors of products in a depthwise convolution; a tile of three outputs is one step, as its sums wait."""
-    found = _convolution(node)
-    if found is None or not node.depthwise:
+    found = _convolution(node) if node.depthwise else None
+    if found is None:
         return 0.0
     channels = node.group * found.made
     if found.bytes_:
@@ -143,8 +144,8 @@ def _arithmetic(node: Node) -> float:
 
 def _gathered(node: Node) -> float:
     """Steps to bring together what the windows of a convolution see, where that is done before the products."""
-    found = _convolution(node)
-    if found is None or found.pointwise or node.domain in ("", BLOCKED) or (found.bytes_ and node.depthwise):
+    found = None if node.domain in ("", BLOCKED) else _convolution(node)
+    if found is None or found.pointwise or (found.bytes_ and node.depthwise):
         return 0.0
     places, taps = math.prod(found.sides), math.prod(found.kernel)
     if not found.bytes_:
@@ -205,11 +206,12 @@ def _convolution(node: Node) -> _Convolution | None:
     return _Convolution(filters[1], made, kernel, seen[sides], out[sides], strides, _is_8_bit(node))
 
 
-def _taps(made: int, read: int, kernel: int, stride: int) -> list[int]:
+@lru_cache(maxsize=4096)
+def _taps(made: int, read: int, kernel: int, stride: int) -> tuple[int, ...]:
     """Taps that fall on the input, for each output along an axis; the padding is told by the sizes."""
     before = max((made - 1) * stride + kernel - read, 0) // 2
     starts = [place * stride - before for place in range(made)]
-    return [max(min(kernel, read - start) - max(0, -start), 0) for start in starts]
+    return tuple(max(min(kernel, read - start) - max(0, -start), 0) for start in starts)
 
 
 def _cycles(outputs: int, vectors: int) -> float:
