@@ -3,8 +3,8 @@
 Draws networks of `mobile` and takes those of `families.py`, measures each twice on this machine (two passes, the second
 in another order), chooses ten of `mobile` by design before anything is known of their latency, fits on these, and
 predicts the others and all families. Prints per family the mean absolute percentage error, the shares within 10 and
-20 %, the share that the 90 % intervals held, the share that the model itself flagged as far from what it was fitted on
-(`-`: it cannot tell), and the noise floor: the mean difference between the two passes. `designs` is the mean over
+20 %, the share that the 90 % intervals held, the share that the model itself flagged as far from what it was fitted on,
+and the noise floor: the mean difference between the two passes. `designs` is the mean over
 other choices of the ten.
 
     python benchmarks/crossfamily.py --seed 0
@@ -27,7 +27,8 @@ from families import families
 from measured import drawn, measured_twice
 
 from hwnas.cost_models import AdditiveModel, totals
-from hwnas.cost_models.sampling import designed
+from hwnas.cost_models.features import DESIGNED_ON
+from hwnas.cost_models.sampling import AT_RANDOM, designed
 from hwnas.profilers import Graph, conditions, fingerprint
 from hwnas.profilers.fingerprint import used_shares
 
@@ -92,18 +93,19 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _evaluate(rows: list[Row], options: argparse.Namespace) -> dict[str, dict[str, float | None]]:
+def _evaluate(rows: list[Row], options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Family → its figures; `designs` and `all families` are means."""
     graphs = [Graph.from_json(row["graph"]) for row in rows]
     x = np.array([totals(graph) for graph in graphs])
     first, second = (np.array([row[f"ms_{pass_}"] for row in rows]) for pass_ in (1, 2))
     pool = np.array([place for place, row in enumerate(rows) if row["family"] == SPACE])
-    table: dict[str, dict[str, float | None]] = {}
-    over: list[list[dict[str, float | None]]] = []
+    table: dict[str, dict[str, float]] = {}
+    over: list[list[dict[str, float]]] = []
     for seed in range(options.seed, options.seed + options.designs + 1):
-        fit = pool[designed(x[pool], options.samples, seed)]
-        model = AdditiveModel().fit([graphs[place] for place in fit], [float(first[place]) for place in fit])
-        said = [model.predict(graph) for graph in graphs]
+        fit = pool[designed(x[pool][:, DESIGNED_ON], options.samples, seed)]
+        marks = [place >= len(fit) - round(len(fit) * AT_RANDOM) for place in range(len(fit))]  # drawn ones come last
+        model = AdditiveModel().fit_totals(x[fit], first[fit], at_random=marks)
+        said = model.predict_many(graphs)
         parts = {f"{SPACE}, others": [int(place) for place in pool if place not in fit]}
         for place, row in enumerate(rows):
             if row["family"] != SPACE:
@@ -117,15 +119,14 @@ def _evaluate(rows: list[Row], options: argparse.Namespace) -> dict[str, dict[st
             over.append([told[f"{SPACE}, others"], told["all families"]])
     for place, name in enumerate(("designs: mobile", "designs: families")):
         if over:
-            table[name] = {key: _mean([one[place][key] for one in over]) for key in over[0][place]}
+            table[name] = {key: float(np.mean([one[place][key] for one in over])) for key in over[0][place]}
     return table
 
 
-def _figures(said: Sequence[Any], first: Array, second: Array, places: list[int]) -> dict[str, float | None]:
+def _figures(said: Sequence[Any], first: Array, second: Array, places: list[int]) -> dict[str, float]:
     value = np.array([said[place].value for place in places])
     error = np.abs(value / first[places] - 1)
     held = [said[place].low <= first[place] <= said[place].high for place in places]
-    flags = [getattr(said[place], "outside", None) for place in places]
     return {
         "n": float(len(places)),
         "MAPE": float(error.mean()),
@@ -133,19 +134,12 @@ def _figures(said: Sequence[Any], first: Array, second: Array, places: list[int]
         "within 20 %": float(np.mean(error <= 0.20)),
         "bias": float((value / first[places] - 1).mean()),
         "coverage": float(np.mean(held)),
-        "flagged": None if None in flags else float(np.mean([bool(flag) for flag in flags])),
+        "flagged": float(np.mean([bool(said[place].outside) for place in places])),
         "noise": float(np.abs(second[places] / first[places] - 1).mean()),
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _print(
-    precision: str, table: dict[str, dict[str, float | None]], rows: list[Row], options: argparse.Namespace
-) -> None:
+def _print(precision: str, table: dict[str, dict[str, float]], rows: list[Row], options: argparse.Namespace) -> None:
     times = sorted(row["ms_1"] for row in rows)
     print(
         f"onnxruntime {precision}, {options.threads} thread: fitted on {options.samples} networks of {SPACE} "
@@ -154,10 +148,7 @@ def _print(
     names = list(next(iter(table.values())))
     print(f"{'':20}" + "".join(f"{name:>13}" for name in names))
     for family, figures in table.items():
-        cells = [
-            f"{'-':>13}" if value is None else f"{value:>13.0f}" if name == "n" else f"{value:>13.3f}"
-            for name, value in figures.items()
-        ]
+        cells = [f"{value:>13.{0 if name == 'n' else 3}f}" for name, value in figures.items()]
         print(f"{family:20}" + "".join(cells))
     print()
 

@@ -276,8 +276,7 @@ def _chosen_rows(table: Table, count: int, seed: int, at_random: float) -> tuple
     """Samples of the pool and which of them are at random; from `MOST` on all are."""
     if count >= MOST:
         return table.pool[random.Random(seed).sample(range(len(table.pool)), count)], [True] * count
-    plain = features.FEATURE_SETS["counted"].columns  # few samples cannot tell all features; these are enough
-    design = np.hstack([x[table.pool][:, plain] for x in table.ways.values()])
+    design = np.hstack([x[table.pool][:, features.DESIGNED_ON] for x in table.ways.values()])
     drawn = round(count * at_random)
     return table.pool[designed(design, count, seed, at_random)], [False] * (count - drawn) + [True] * drawn
 

@@ -33,7 +33,7 @@ import numpy as np
 from hwnas import Study
 from hwnas.cost_models import totals
 from hwnas.cost_models.choosing import choose
-from hwnas.cost_models.model import FAR
+from hwnas.cost_models.features import DESIGNED_ON
 from hwnas.cost_models.nasbench201_graph import nasbench201_graph
 from hwnas.cost_models.sampling import designed
 from hwnas.profilers import Graph, Measurement, open_profiler
@@ -278,7 +278,7 @@ def _tables(options: argparse.Namespace) -> list[Row]:
         _progress(f"totals of {len(cells)} cells, {way}")
         ways[way] = np.array([totals(graph(row)) for row in range(len(cells))])
     pool = np.flatnonzero(alive)[:1200]
-    design = np.hstack([x[pool] for x in ways.values()])
+    design = np.hstack([x[pool][:, DESIGNED_ON] for x in ways.values()])
     found = []
     for seed in range(options.seed, options.seed + options.designs):
         rows = pool[designed(design, options.samples, seed)]
@@ -287,8 +287,8 @@ def _tables(options: argparse.Namespace) -> list[Row]:
             ms = frame[column].to_numpy(float)
             bound = float(np.quantile(ms, options.quantile))
             chosen = choose({way: x[rows] for way, x in ways.items()}, ms[rows])
-            _, low, _ = chosen.model.predict_totals(ways[chosen.way][others])
-            far = (chosen.model.range.distances(ways[chosen.way][others]) > FAR).any(axis=1)
+            _, low, _, outside = chosen.model.predict_widened(ways[chosen.way][others])
+            far = outside.any(axis=1)
             refused = (low > bound) & ~far
             inside = ms[others] <= bound
             found.append(

@@ -67,6 +67,7 @@ class AdditiveModel(TotalsModel):
         """Per sample: costs fitted without it, and log(measured / predicted by them)."""
         self.chosen: FeatureSet | None = None
         """Features that the cost is made of; None before a fit, and in a model of a file."""
+        self._used: tuple[str, ...] = self.features
         self.at_random: list[bool] = []
         """Which samples were drawn at random; empty when it is not known."""
         self.spread = 0.0
@@ -95,6 +96,7 @@ class AdditiveModel(TotalsModel):
         self.range, self.noise, self.at_random = Range.of(x), noise, [bool(mark) for mark in at_random]
         tried = [self._leave_out(x, y, one) for one in _sets(x)]
         _, self.costs, self.left_out, self.chosen = min(tried, key=lambda one: one[0])
+        self._used = self.chosen.features
         self.spread = float(self._jackknife(x).max())
         return self
 
@@ -125,6 +127,10 @@ class AdditiveModel(TotalsModel):
             raise ValueError("the cost model is not fitted")
         return [residual for _, residual in self.left_out]
 
+    @property
+    def judged(self) -> tuple[str, ...]:
+        return self._used
+
     def predict_totals(self, x: Array) -> tuple[Array, Array, Array]:
         import numpy as np
 
@@ -150,6 +156,7 @@ class AdditiveModel(TotalsModel):
             raise ValueError("the cost model is not fitted")
         return {
             "features": list(self.features),
+            "used": list(self._used),
             "costs": self.costs,
             "left_out": [{"costs": costs, "residual": residual} for costs, residual in self.left_out],
             "at_random": self.at_random,
@@ -163,6 +170,7 @@ class AdditiveModel(TotalsModel):
         """A file of schema 1 has neither noise nor range nor marks, and its residuals have lost their sign."""
         model, names = cls(), data["features"]
         model.costs = _costs(data["costs"], names, cls.features)
+        model._used = tuple(map(str, data.get("used", names)))
         model.left_out = [
             (_costs(item["costs"], names, cls.features), finite(item["residual"])) for item in data["left_out"]
         ]

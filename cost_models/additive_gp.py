@@ -118,6 +118,10 @@ class AdditiveGpModel(TotalsModel):
         return value, *around(value, np.maximum(self._wide * sd, NORMAL_QUANTILE * self._noise))
 
     @property
+    def judged(self) -> tuple[str, ...]:
+        return self.features if self.on else self.base.judged
+
+    @property
     def left_out_errors(self) -> list[float]:
         return list(self._errors) if self.on else self.base.left_out_errors
 

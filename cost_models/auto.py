@@ -79,6 +79,10 @@ class AutoModel(TotalsModel):
         return self._fitted().predict_totals(x)
 
     @property
+    def judged(self) -> tuple[str, ...]:
+        return self._fitted().judged
+
+    @property
     def left_out_errors(self) -> list[float]:
         return self._fitted().left_out_errors
 

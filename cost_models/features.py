@@ -14,7 +14,7 @@ from .kernel_work import BLOCKED, depthwise_steps, padded_macs, vector_steps
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FEATURES", "FEATURE_SETS", "FeatureSet", "totals"]
+__all__ = ["DESIGNED_ON", "FEATURES", "FEATURE_SETS", "FeatureSet", "totals"]
 
 _LIGHT = frozenset(
     [
@@ -128,6 +128,9 @@ FEATURE_SETS: Mapping[str, FeatureSet] = MappingProxyType(
 )
 """Work as a vector unit executes it, for processors; work as the formulas count it, for whatever else. A model takes
 the set that predicts left-out samples better."""
+
+DESIGNED_ON = FEATURE_SETS["counted"].columns
+"""Places of the features that a design of samples is spread over: few samples cannot tell all of them apart."""
 
 
 def totals(graph: Graph) -> np.ndarray[Any, np.dtype[np.float64]]:

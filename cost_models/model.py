@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 __all__ = [
     "CostModel",
@@ -290,23 +292,52 @@ class TotalsModel(CostModel):
     def predict(self, graph: Graph) -> Prediction:
         return self.predict_many([graph])[0]
 
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Features whose range says what is far outside: those that the predictions are made of."""
+        return self.features
+
+    def predict_widened(self, x: Array, unknown: Mask | None = None) -> tuple[Array, Array, Array, Mask]:
+        """As `predict_totals`, with wider intervals for what is far outside the fitted graphs.
+
+        Args:
+            x: totals of graphs, (m, k).
+            unknown: which graphs have operators of unknown work that no fitted graph had, (m,); none when left out.
+
+        Returns:
+            Values, lower and upper ends, each (m,); and which features are far outside, (m, k).
+
+        Raises:
+            ValueError: the model is not fitted.
+        """
+        import numpy as np
+
+        value, low, high = self.predict_totals(x)
+        beyond = self.range.distances(x) * np.isin(self.features, self.judged)
+        far = beyond > FAR
+        distance = np.where(far.any(axis=1), beyond.max(axis=1), 0.0)
+        if unknown is not None:
+            distance = np.maximum(distance, unknown)
+        factor = np.minimum(1.0 + distance, STRETCH_AT_MOST)
+        low = value / np.minimum((value / low) ** factor, 1e9)
+        high = value * np.minimum((high / value) ** factor, 1e9)
+        return value, low, high, far
+
     def predict_many(self, graphs: Sequence[Graph]) -> list[Prediction]:
         import numpy as np
 
         if not graphs:
             return []
+        unknown = [[op for op in graph.uncounted if op not in self.range.operators] for graph in graphs]
         x = np.array([self.totals_of(graph) for graph in graphs])
-        value, low, high = self.predict_totals(x)
-        beyond = self.range.distances(x)
-        told = []
-        for place, graph in enumerate(graphs):
-            unknown = [op for op in graph.uncounted if op not in self.range.operators]
-            far = [name for name, distance in zip(self.features, beyond[place], strict=True) if distance > FAR]
-            distance = max(float(beyond[place].max()), 1.0 if unknown else 0.0)
-            outside = (*far, *(f"operator {op}" for op in unknown))
-            ends = float(value[place]), float(low[place]), float(high[place])
-            told.append(Prediction(*(stretched(*ends, 1.0 + distance) if outside else ends), outside))
-        return told
+        *ends, far = self.predict_widened(x, np.array([bool(ops) for ops in unknown]))
+        return [
+            Prediction(
+                *(float(end[place]) for end in ends),
+                (*compress(self.features, far[place]), *(f"operator {op}" for op in unknown[place])),
+            )
+            for place in range(len(graphs))
+        ]
 
 
 def model_names() -> tuple[str, ...]:

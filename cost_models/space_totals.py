@@ -7,7 +7,7 @@ against `written_graph` on random architectures before it is used.
 
 >>> table = space_totals(space)                                              # doctest: +SKIP
 >>> choices = table.indices(architectures)                                   # doctest: +SKIP
->>> value, low, high = table.score(model, choices)                           # doctest: +SKIP
+>>> value, low, high, far = table.score(model, choices)                      # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..profilers.graph import Graph
 from ..spaces import Architecture, ReplayChooser, Space, Value
@@ -27,7 +27,10 @@ from .space_parts import PARTS, Measure, Written
 if TYPE_CHECKING:
     import numpy as np
 
+    from .model import TotalsModel
+
     Array = np.ndarray[Any, np.dtype[np.float64]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
     Choices = np.ndarray[Any, np.dtype[np.int64]]
 
 __all__ = ["SpaceTotals", "space_totals"]
@@ -37,10 +40,6 @@ CHECKED = 12
 
 TOLERANCE = 1e-9
 """Largest relative difference there."""
-
-
-class _Model(Protocol):
-    def predict_totals(self, x: Array) -> tuple[Array, Array, Array]: ...
 
 
 @dataclass(frozen=True)
@@ -123,22 +122,22 @@ class SpaceTotals:
             x = x + table.totals.reshape(-1, width)[place]
         return np.asarray(x)
 
-    def score(self, model: _Model, choices: Choices, rows: int = 8192) -> tuple[Array, Array, Array]:
-        """Returns values and lower and upper ends of the intervals, each (n,), as of `model.predict_totals`.
+    def score(self, model: TotalsModel, choices: Choices, rows: int = 8192) -> tuple[Array, Array, Array, Mask]:
+        """Returns values, lower and upper ends of the intervals, each (n,), and which rows are far outside, (n,).
 
         Args:
-            model: fitted on the same features.
+            model: fitted on the same features; as its `predict` has it.
             choices: rows, (n, decisions).
             rows: how many are worked on at once, so that they stay in the processor's cache.
         """
         import numpy as np
 
         parts = [
-            model.predict_totals(self.totals(choices[start : start + rows]))
+            model.predict_widened(self.totals(choices[start : start + rows]))
             for start in range(0, max(len(choices), 1), rows)
         ]
-        value, low, high = (np.concatenate(ends) for ends in zip(*parts, strict=True))
-        return value, low, high
+        value, low, high, far = (np.concatenate(ends) for ends in zip(*parts, strict=True))
+        return value, low, high, far.any(axis=1)
 
 
 def space_totals(

@@ -96,6 +96,10 @@ class TransferModel(TotalsModel):
         return value, *around(value, self._wide)
 
     @property
+    def judged(self) -> tuple[str, ...]:
+        return self.features if self.weight else self.base.judged
+
+    @property
     def left_out_errors(self) -> list[float]:
         return list(self._errors) if self.weight else self.base.left_out_errors
 

@@ -340,6 +340,7 @@ class _Gathering:
         """Returns the next `count` networks in the order to measure, and whether each is drawn at random."""
         import numpy as np
 
+        from ..cost_models.features import DESIGNED_ON
         from ..cost_models.sampling import AT_RANDOM, designed
 
         sound = [(arch, row) for arch, row in self._pool if arch.id not in self.failed]
@@ -350,7 +351,7 @@ class _Gathering:
             raise DataError(f"too few networks of space '{self._task.space.name}' can be measured: {self._failures()}")
         random_so_far = sum(one.at_random for one in self._begun.samples)
         drawn = min(max(round(AT_RANDOM * self._task.samples) - random_so_far, 0), count)
-        features = np.array([row for _, row in sound])
+        features = np.array([row for _, row in sound])[:, DESIGNED_ON]
         rows = designed(features, count, self._task.seed, drawn / count, kept)
         by_design, at_random = rows[: count - drawn], rows[count - drawn :]
         order = [(row, False) for row in by_design]

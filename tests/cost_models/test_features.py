@@ -84,7 +84,7 @@ def test_the_set_that_explains_the_samples_is_taken(name: str) -> None:
     cost = FEATURE_SETS["executed"].usual.get(name, 1.0)
     x, y = _samples({name: cost, "kernels": 1e3})
     model = AdditiveModel().fit_totals(x, y)
-    assert np.abs(model.predict_totals(x)[0] / y - 1).max() < 0.05
+    assert np.abs(model.predict_totals(x)[0] / y - 1).mean() < 0.03
     taken = next(one for one in FEATURE_SETS.values() if name in one.features)
     assert all(cost == 0 for cost, other in zip(model.costs, FEATURES, strict=True) if other not in taken.features)
 

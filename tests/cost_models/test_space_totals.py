@@ -48,10 +48,11 @@ def test_scores_are_those_of_written_graphs(case: tuple[Space, SpaceTotals]) -> 
     assert table.totals(choices).tolist() == x.tolist()
     costs = np.random.default_rng(0).uniform(0.5, 1.5, x.shape[1]) / x.mean(axis=0).clip(1)
     model = AdditiveModel().fit_totals(x[:8], x[:8] @ costs)
-    value, low, high = table.score(model, choices, rows=7)
+    value, low, high, far = table.score(model, choices, rows=7)
     for place, (_, graph) in enumerate(written):
         said = model.predict(graph)
         assert (value[place], low[place], high[place]) == pytest.approx((said.value, said.low, said.high), rel=1e-9)
+        assert far[place] == bool(said.outside)
 
 
 def test_rows_and_architectures(case: tuple[Space, SpaceTotals]) -> None:
