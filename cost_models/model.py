@@ -330,14 +330,12 @@ class TotalsModel(CostModel):
             return []
         unknown = [[op for op in graph.uncounted if op not in self.range.operators] for graph in graphs]
         x = np.array([self.totals_of(graph) for graph in graphs])
-        *ends, far = self.predict_widened(x, np.array([bool(ops) for ops in unknown]))
-        return [
-            Prediction(
-                *(float(end[place]) for end in ends),
-                (*compress(self.features, far[place]), *(f"operator {op}" for op in unknown[place])),
-            )
-            for place in range(len(graphs))
-        ]
+        value, low, high, far = self.predict_widened(x, np.array([bool(ops) for ops in unknown]))
+        told = []
+        for place, ops in enumerate(unknown):
+            outside = (*compress(self.features, far[place]), *(f"operator {op}" for op in ops))
+            told.append(Prediction(float(value[place]), float(low[place]), float(high[place]), outside))
+        return told
 
 
 def model_names() -> tuple[str, ...]:

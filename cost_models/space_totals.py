@@ -137,7 +137,7 @@ class SpaceTotals:
             for start in range(0, max(len(choices), 1), rows)
         ]
         value, low, high, far = (np.concatenate(ends) for ends in zip(*parts, strict=True))
-        return value, low, high, far.any(axis=1)
+        return value, low, high, np.asarray(far.any(axis=1), bool)
 
 
 def space_totals(
