@@ -17,11 +17,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from hwnas.cost_models.probe_fusion import CHAINS, INPUT_SHAPE, LENGTH, FusionTable, chain, probe_fusion
-from hwnas.profilers import LocalProfiler, get_runtime
+from hwnas.cost_models.probe_fusion import CHAINS, LENGTH, FusionTable
+from hwnas.profilers import LocalProfiler
+from hwnas.search.fusions import chain_files, chain_times, infer
 
 LINKS = {
     "Conv BatchNormalization": ("conv", "bn"),
@@ -45,15 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hwnas-probe-") as folder:
-        files = _files(options.runtime, Path(folder))
-        times: dict[str, list[float]] = {text: [] for text in CHAINS}
+        files = chain_files(options.runtime, "fp32", Path(folder))
         with LocalProfiler(options.runtime, budget_s=0.3, attempts=1) as profiler:
-            for _ in range(options.turns):
-                for text, path in files.items():
-                    times[text].append(profiler.measure(path).min_ms)
-            taken = {text: profiler.graph(path) for text, path in files.items()}
-        table = probe_fusion(lambda model: _summed_up(times[_text_of(model)]))
-        kernels = {text: len(graph.nodes) for text, graph in taken.items()}
+            table = infer(chain_times(profiler, files, options.turns))
+            kernels = {text: len(profiler.graph(path).nodes) for text, path in files.items()}
     truth = {pair: kernels[f"{a} {b}"] - kernels[a] < LENGTH / 2 for pair, (a, b) in LINKS.items()}
     rows = [{**pair, "told": truth[f"{pair['first']} {pair['second']}"]} for pair in table.to_json()["pairs"]]
     seconds = time.perf_counter() - begun
@@ -66,27 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(_text(rows, table, options.runtime, seconds))
     return 1 if any(row["fused"] not in (None, row["told"]) for row in rows) else 0
-
-
-def _files(runtime: str, folder: Path) -> dict[str, Path]:
-    found = get_runtime(runtime)
-    files = {}
-    for number, text in enumerate(CHAINS):
-        path = folder / f"{number}{found.suffix}"
-        model = chain(text).eval()
-        found.convert(model, torch.zeros(INPUT_SHAPE), path)
-        files[text] = path
-    return files
-
-
-def _text_of(model: nn.Module) -> str:
-    return next(text for text in CHAINS if str(chain(text)) == str(model))
-
-
-def _summed_up(times: list[float]) -> tuple[float, float]:
-    """The least, as others' work only adds, and how far the next is from it; at least 0.5 %."""
-    least, *others = sorted(times)
-    return least, max(others[0] - least if others else 0.02 * least, 0.005 * least)
 
 
 def _text(rows: list[dict[str, object]], table: FusionTable, runtime: str, seconds: float) -> str:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ...spaces.errors import DeviceError, InterruptedStudyError, SpaceError
+from ...spaces.errors import CandidateError, DeviceError, InterruptedStudyError, SpaceError
 from .common import allow_code, as_json, next_command, print_json, print_table, say, status
 from .named_device import NamedDevice, check_threads, input_shape, meter_options, named_device
 
 if TYPE_CHECKING:
+    from ...cost_models.probe_fusion import FusionTable
+    from ...profilers import Profiler
     from ...spaces import Space
     from ..fit_report import Report
     from ..fitting import Fit, Task
@@ -71,6 +73,12 @@ CLOSE = 0.1
     metavar="[N]",
     help=f"Measure N other networks [{REPORTED}], each twice, and tell how good the predictions are.",
 )
+@click.option(
+    "--probe-fusion",
+    "probe",
+    is_flag=True,
+    help="Also infer which operators the runtime fuses, from the times of 18 short chains; the table goes beside FILE.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Where the model goes.")
 @click.option("--fresh", is_flag=True, help="Take nothing from earlier fits and measurements.")
 @click.option(
@@ -93,6 +101,7 @@ def command(
     target: Any,
     meter: str,
     report: int | None,
+    probe: bool,
     out: Path | None,
     fresh: bool,
     timeout: float | None,
@@ -123,6 +132,7 @@ def command(
     path = out or default_path(named.name, named.runtime, named.precision, threads, task)
     begin = time.monotonic()
     reported: Report | None = None
+    fused: FusionTable | None = None
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-fit-")))
         files = stack.enter_context(SpaceFiles(found, folder, allow_code, timeout or DEADLINE_S))
@@ -139,6 +149,10 @@ def command(
         _say_failed(fit.failed)
         if not as_json:
             _print(named, threads, task, fit, path, seconds)
+        if probe:
+            fused = _fusions(profiler, named, folder, path)
+            if not as_json:
+                _print_fusions(fused, path)
         if report:
             try:
                 with status() as told:
@@ -149,7 +163,8 @@ def command(
     title = {"device": named.title, "threads": threads, "target": target, "space": space}
     title |= {"input": list(found.input_shape), "num_classes": found.num_classes, "seed": seed}
     if as_json:
-        print_json({**title, **_fit_json(fit, path, seconds), "report": reported.to_json() if reported else None})
+        parts = {"report": reported.to_json() if reported else None, "fusion": fused.to_json() if fused else None}
+        print_json({**title, **_fit_json(fit, path, seconds), **parts})
     elif reported:
         _print_report(reported, target)
     _suggest(fit, device, path, task)
@@ -246,6 +261,41 @@ def _print(device: NamedDevice, threads: int, task: Task, fit: Fit, path: Path, 
         say(f"{fit.noisy} of {fit.measured} measurements were disturbed: fit again when the machine is idle")
     if fit.stopped:
         say(fit.stopped)
+
+
+def _fusions(profiler: Profiler, device: NamedDevice, folder: Path, path: Path) -> FusionTable:
+    """Infers what the runtime fuses; the table is written beside the cost model.
+
+    Raises:
+        DeviceError: a chain cannot be converted or run on the device.
+    """
+    from ..files import write_json
+    from ..fusions import fusions
+
+    try:
+        with status() as told:
+            found = fusions(profiler, device.runtime, device.precision, folder, told)
+    except CandidateError as error:
+        raise DeviceError(f"{device.title} does not run the chains of --probe-fusion: {error}") from error
+    except KeyboardInterrupt as error:
+        raise InterruptedStudyError(f"interrupted in --probe-fusion: the cost model is in {path}") from error
+    write_json(_fusion_path(path), found.to_json())
+    return found
+
+
+def _fusion_path(path: Path) -> Path:
+    return path.with_suffix(".fusion.json")
+
+
+def _print_fusions(table: FusionTable, path: Path) -> None:
+    said = {True: "fused", False: "not fused", None: "open"}
+    rows = [
+        [f"{pair.first} + {pair.second}", f"{pair.share:.2f}", f"{pair.error:.2f}", said[pair.fused]]
+        for pair in table.pairs
+    ]
+    click.echo("")
+    print_table(["operators", "share", "error", "inferred"], rows)
+    click.echo(f"share: cost of the second after the first over its cost alone; table in {_fusion_path(path)}")
 
 
 def _print_report(report: Report, target: str) -> None:
