@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hwnas.profilers import LocalProfiler, Measurement, get_runtime
 from hwnas.spaces import load_space
 from hwnas.spaces.errors import CandidateError
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Network", "compared", "drawn", "measured_twice", "progress"]
+__all__ = ["Network", "drawn", "measured_twice"]
 
 CALIBRATION = 8
 """Samples that normalisation takes its statistics from, and int8 its ranges."""
@@ -91,11 +89,11 @@ def measured_twice(
             runtime.convert(model, x[:1], path, precision, x)
             told = {"family": network.family, "precision": precision, "arch": network.arch}
             rows.append({"id": network.name, **told, "graph": on.graph(path).to_json()})
-            progress(f"{precision}, exported {len(rows)} of {len(networks)}")
+            _progress(f"{precision}, exported {len(rows)} of {len(networks)}")
         for pass_, order in ((1, rows), (2, random.Random(seed).sample(rows, len(rows)))):
             for row in order:
                 raw.append({"id": row["id"], "pass": pass_, **_measure(on, folder, row["id"]).to_json()})
-                progress(f"{precision}, pass {pass_}: {sum(item['pass'] == pass_ for item in raw)} of {len(rows)}")
+                _progress(f"{precision}, pass {pass_}: {sum(item['pass'] == pass_ for item in raw)} of {len(rows)}")
             for _ in range(rounds):
                 for item in [item for item in raw if item["pass"] == pass_ and _doubtful(on, item)]:
                     item.update(_measure(on, folder, item["id"]).to_json())
@@ -104,26 +102,11 @@ def measured_twice(
         taken = _measurement(item)
         by_id[item["id"]][f"ms_{item['pass']}"] = taken.latency_ms
         by_id[item["id"]][f"quality_{item['pass']}"] = taken.quality
-    progress("")
+    _progress("")
     return rows, raw
 
 
-def compared(said: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Shares within 5, 10 and 20 %, rank correlations and the mean error of predictions."""
-    from scipy.stats import kendalltau, spearmanr
-
-    error = np.abs(said / true - 1)
-    return {
-        "within 5 %": float(np.mean(error <= 0.05)),
-        "within 10 %": float(np.mean(error <= 0.10)),
-        "within 20 %": float(np.mean(error <= 0.20)),
-        "Spearman": float(spearmanr(said, true).statistic),
-        "Kendall": float(kendalltau(said, true).statistic),
-        "MAPE": float(error.mean()),
-    }
-
-
-def progress(text: str) -> None:
+def _progress(text: str) -> None:
     """Shows where a benchmark is, on a terminal only."""
     if sys.stderr.isatty():
         print(f"\r{text:40}\r{text}", end="", file=sys.stderr, flush=True)
