@@ -60,7 +60,7 @@ def _name(fitted: Fitted) -> str:
 
 
 def _compared(fitted: Fitted, others: Sequence[BankEntry], count: int, seeds: range) -> dict[str, Any]:
-    """Share within 10 % on the samples that were not fitted, means over seeds; and the mean weight of the bank."""
+    """MAPE at the samples that were not fitted, and the weight of the bank: means over seeds."""
     x = np.array([AdditiveModel.totals_of(sample.graph) for sample in fitted.samples])
     y = np.array([sample.value for sample in fitted.samples])
     if len(y) < count + 2:

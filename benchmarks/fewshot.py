@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--seeds",
         type=int,
         default=20,
-        help="choices of samples for 10 and 20 of them; a quarter of it else (default: 20)",
+        help=f"choices of samples for 10 and 20 of them, {FEWER} at most else (default: 20)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the rows, and the first of the choices (default: 0)")
     parser.add_argument(
@@ -380,7 +380,7 @@ def _print_devices(table: Table, others: Any, spread: Any, found: Any, shown: Se
     for device in table.values:
         line = f"{names[device]:18}"
         for count in (*shown, MOST):
-            row, runs = others.loc[(device, count)], int((found["samples"] == count).sum())
+            row = others.loc[(device, count)]
             runs = len(found[(found["samples"] == count) & (found["device"] == device) & (found["test"] == "others")])
             error = spread.loc[(device, count), "coverage"] / math.sqrt(runs) if runs > 1 else math.nan
             line += f"{row['coverage']:8.3f}{error:6.3f}{row['half_width']:7.3f}"

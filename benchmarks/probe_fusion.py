@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runtime", default="onnxruntime", help="(default onnxruntime)")
     parser.add_argument("--turns", type=int, default=5, help="measurements of each chain (default 5)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args(arguments)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hwnas-probe-") as folder:
@@ -50,14 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     truth = {pair: kernels[f"{a} {b}"] - kernels[a] < LENGTH / 2 for pair, (a, b) in LINKS.items()}
     rows = [{**pair, "told": truth[f"{pair['first']} {pair['second']}"]} for pair in table.to_json()["pairs"]]
     seconds = time.perf_counter() - begun
-    if options.json:
-        print(
-            json.dumps(
-                {"runtime": options.runtime, "turns": options.turns, "pairs": rows, "seconds": seconds}, indent=1
-            )
-        )
-    else:
-        print(_text(rows, table, options.runtime, seconds))
+    print(_text(rows, table, options.runtime, seconds))
+    if options.json is not None:
+        data = {"schema_version": 1, "runtime": options.runtime, "turns": options.turns, "pairs": rows}
+        options.json.write_text(json.dumps({**data, "seconds": seconds}, indent=1), encoding="utf-8")
     return 1 if any(row["fused"] not in (None, row["told"]) for row in rows) else 0
 
 

@@ -54,13 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of architectures and latencies (default 0)")
     parser.add_argument("--count", type=int, default=500_000, help="architectures scored by tables (default 500000)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = [
         {"space": name, **_of_space(load_space(**what), options.seed, options.count)} for name, what in SPACES.items()
     ]
-    print(json.dumps({"seed": options.seed, "spaces": rows}, indent=1) if options.json else _table(rows))
+    print(_table(rows))
+    if options.json is not None:
+        data = {"schema_version": 1, "seed": options.seed, "spaces": rows}
+        options.json.write_text(json.dumps(data, indent=1), encoding="utf-8")
     return 0 if all(row["largest_difference"] <= TOLERANCE for row in rows) else 1
 
 

@@ -35,7 +35,7 @@ from hwnas.cost_models import totals
 from hwnas.cost_models.choosing import choose
 from hwnas.cost_models.features import DESIGNED_ON
 from hwnas.cost_models.nasbench201_graph import nasbench201_graph
-from hwnas.cost_models.sampling import designed
+from hwnas.cost_models.sampling import AT_RANDOM, designed
 from hwnas.profilers import Graph, Measurement, open_profiler
 from hwnas.search.run_data import RunData, Trial
 from hwnas.spaces import Architecture, NasBench201
@@ -282,11 +282,13 @@ def _tables(options: argparse.Namespace) -> list[Row]:
     found = []
     for seed in range(options.seed, options.seed + options.designs):
         rows = pool[designed(design, options.samples, seed)]
+        drawn = round(options.samples * AT_RANDOM)
+        marks = [False] * (options.samples - drawn) + [True] * drawn
         others = np.setdiff1d(np.arange(len(cells)), rows)
         for column in (str(name) for name in frame if str(name).startswith("latency_ms@")):
             ms = frame[column].to_numpy(float)
             bound = float(np.quantile(ms, options.quantile))
-            chosen = choose({way: x[rows] for way, x in ways.items()}, ms[rows])
+            chosen = choose({way: x[rows] for way, x in ways.items()}, ms[rows], at_random=marks)
             _, low, _, outside = chosen.model.predict_widened(ways[chosen.way][others])
             far = outside.any(axis=1)
             refused = (low > bound) & ~far

@@ -23,7 +23,10 @@ SHRINKAGE = 2e-3
 at 8 x 8 and 32 x 32; from 1e-3 to 3e-3 the share within 10 % changes by at most a point (docs/cost_models.md)."""
 
 FEW, FOLDS = 40, 20
-"""Up to so many samples each is left out alone; of more, as many folds (CV+ of the paper)."""
+"""Up to so many samples each is left out alone; of more, so many folds."""
+
+CHOOSING_FOLDS = 5
+"""Folds in which `choose` compares the sets of features."""
 
 ROBUST = 1.5
 """From so many robust standard deviations on an error counts by its size, not its square."""
@@ -75,14 +78,22 @@ class AdditiveModel(TotalsModel):
         self.noise = 0.0
         """Relative standard deviation of one measurement; 0: not known."""
 
-    def solve(self, x: Array, y: Array) -> Array:
-        """Costs per unit of each feature, (k,), from totals (n, k) and measured costs (n,); no interval, not kept.
+    def choose(self, x: Array, y: Array) -> Self:
+        """Chooses the set of features alone, in few folds; `solve` can be asked then, and nothing else."""
+        self.chosen = min(_sets(x), key=lambda one: self._leave_out(x, y, one, CHOOSING_FOLDS)[0])
+        return self
 
-        Of the sets of features that which `fit_totals` has chosen, else work as it is counted.
+    def solve(self, x: Array, y: Array) -> Array:
+        """Costs per unit of each feature, (k,), from totals (n, k) and costs (n,), in the set chosen; not kept.
+
+        Raises:
+            ValueError: no set of features was chosen: neither `fit_totals` nor `choose` was called.
         """
         import numpy as np
 
-        return np.array(_solve(x, y, self.shrinkage, self.chosen or _sets(x)[-1])[0])
+        if self.chosen is None:
+            raise ValueError("no set of features was chosen")
+        return np.array(_solve(x, y, self.shrinkage, self.chosen))
 
     def fit_totals(
         self, x: Array, values: Sequence[float] | Array, noise: float = 0.0, at_random: Sequence[bool] = ()
@@ -94,32 +105,29 @@ class AdditiveModel(TotalsModel):
         check_samples(len(x), y.tolist(), self.min_samples, noise)
         ordinary(y, at_random)  # checks the lengths
         self.range, self.noise, self.at_random = Range.of(x), noise, [bool(mark) for mark in at_random]
-        tried = [self._leave_out(x, y, one) for one in _sets(x)]
-        _, self.costs, self.left_out, self.chosen = min(tried, key=lambda one: one[0])
-        self._used = self.chosen.features
+        number = len(y) if len(y) <= FEW else FOLDS
+        tried = [(self._leave_out(x, y, one, number), one) for one in _sets(x)]
+        (_, self.left_out), self.chosen = min(tried, key=lambda one: one[0][0])
+        self.costs, self._used = self.solve(x, y).tolist(), self.chosen.features
         self.spread = float(self._jackknife(x).max())
         return self
 
     def _leave_out(
-        self, x: Array, y: Array, chosen: FeatureSet
-    ) -> tuple[float, list[float], list[tuple[list[float], float]], FeatureSet]:
-        """Mean absolute error at left-out samples, each as 1 at most; `costs` and `left_out` of the set; the set.
-
-        The left-out fits begin with the weights of the fit to all samples.
-        """
+        self, x: Array, y: Array, chosen: FeatureSet, number: int
+    ) -> tuple[float, list[tuple[list[float], float]]]:
+        """Mean absolute error at left-out samples, each as 1 at most, and `left_out` of the set."""
         import numpy as np
 
-        whole, weights = _solve(x, y, self.shrinkage, chosen)
         residuals = np.zeros(len(y))
         fits: list[list[float]] = [[]] * len(y)
-        for out in folds(len(y), len(y) if len(y) <= FEW else FOLDS):
-            costs, _ = _solve(x[~out], y[~out], self.shrinkage, chosen, weights[~out])
+        for out in folds(len(y), number):
+            costs = _solve(x[~out], y[~out], self.shrinkage, chosen)
             said = np.maximum(x[out] @ np.array(costs), 1e-9 * y[out])
             residuals[out] = np.log(y[out] / said)
             for place in np.flatnonzero(out):
                 fits[place] = costs
         error = float(np.minimum(np.abs(residuals), 1.0).mean())
-        return error, whole, [(costs, float(told)) for costs, told in zip(fits, residuals, strict=True)], chosen
+        return error, [(costs, float(told)) for costs, told in zip(fits, residuals, strict=True)]
 
     @property
     def left_out_errors(self) -> list[float]:
@@ -170,7 +178,8 @@ class AdditiveModel(TotalsModel):
         """A file of schema 1 has neither noise nor range nor marks, and its residuals have lost their sign."""
         model, names = cls(), data["features"]
         model.costs = _costs(data["costs"], names, cls.features)
-        model._used = tuple(map(str, data.get("used", names)))
+        newer = [name for name in cls.features if name not in names]  # nothing is known of their cost
+        model._used = (*map(str, data.get("used", names)), *newer)
         model.left_out = [
             (_costs(item["costs"], names, cls.features), finite(item["residual"])) for item in data["left_out"]
         ]
@@ -192,13 +201,8 @@ def _sets(x: Array) -> list[FeatureSet]:
     return [FeatureSet(FEATURES[: x.shape[1]], {})]
 
 
-def _solve(
-    x: Array, y: Array, shrinkage: float, chosen: FeatureSet, weights: Array | None = None
-) -> tuple[list[float], Array]:
-    """Costs per unit of each feature, 0 outside the set, and weights of the samples; (n, k), (n,) → (k,), (n,).
-
-    `weights` (n,) are those to begin with: 1 when left out.
-    """
+def _solve(x: Array, y: Array, shrinkage: float, chosen: FeatureSet) -> list[float]:
+    """Costs per unit of each feature, 0 outside the set; (n, k), (n,) → (k,)."""
     import numpy as np
 
     rows = x[:, chosen.columns] / y[:, None]
@@ -212,7 +216,7 @@ def _solve(
     rows = rows * unit
     sums = rows.sum(axis=1)
     share = sums.sum() / (sums @ sums)  # so that the units themselves, times this, fit the samples as well as they can
-    weights = np.ones(len(y)) if weights is None else weights
+    weights = np.ones(len(y))
     costs = _least_squares(rows, weights, penalty, share)
     for _ in range(_REWEIGHTED):
         errors = np.abs(np.log(np.maximum(rows @ costs, 1e-3)))
@@ -225,7 +229,7 @@ def _solve(
         costs = _least_squares(rows, weights, penalty, share)
     found = np.zeros(x.shape[1])
     found[chosen.columns] = costs * unit
-    return [float(cost) for cost in found], weights
+    return [float(cost) for cost in found]
 
 
 def _least_squares(rows: Array, weights: Array, penalty: Array, share: float) -> Array:

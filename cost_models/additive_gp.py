@@ -85,7 +85,8 @@ class AdditiveGpModel(TotalsModel):
         scale = _Scale.of(x)
         alone, both, scores = np.zeros(len(y)), np.zeros(len(y)), np.zeros(len(y))
         for out in folds(len(y), len(y) if len(y) <= FEW else FOLDS):
-            part = _Part.fit(self.base, scale, x[~out], y[~out])
+            own = AdditiveModel(self.base.shrinkage).choose(x[~out], y[~out])
+            part = _Part.fit(own, scale, x[~out], y[~out])
             said, sd = part.predict(x[out])
             alone[out] = np.log(y[out]) - part.additive(x[out])
             both[out] = np.log(y[out]) - said

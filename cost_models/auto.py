@@ -28,7 +28,7 @@ TREES_FROM = 100
 class AutoModel(TotalsModel):
     """Tries `additive`, `transfer`, `additive+gp` and `trees`, from simple to complex.
 
-    All are compared by their squared errors at left-out samples (each model's own, honest ones). The simplest is taken
+    All are compared by their squared errors at left-out samples (each model's own). The simplest is taken
     whose error is at most one standard error of the difference above the least (the one-standard-error rule: Breiman et
     al., Classification and Regression Trees, 1984, section 3.4.3). Of the additive model's penalties, the one with the
     least error is a candidate.

@@ -164,7 +164,7 @@ class Fitted:
             model = model_class(str(data["model"])).from_json(data["parameters"])
             provenance = Provenance.from_json(data.get("provenance", {}))
             samples = _unpacked(data)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{path}: not a cost model ({type(error).__name__}: {error})".replace("\n", " ")) from None
         if fingerprint is not None and not any_device:
             _check_device(str(path), fingerprint, provenance.fingerprint)

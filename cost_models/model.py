@@ -163,7 +163,7 @@ class CostModel(ABC):
             if data["model"] != cls.name:
                 raise ValueError(f"a '{data['model']}' model, not '{cls.name}'")
             return cls.from_json(data["parameters"])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{path}: not a cost model ({_reason(error)})") from None
 
 
@@ -273,7 +273,9 @@ class TotalsModel(CostModel):
     @property
     @abstractmethod
     def left_out_errors(self) -> list[float]:
-        """log(measured / predicted) at every sample, (n,), predicted by a fit that did not see it; honest.
+        """log(measured / predicted) at every sample, (n,), predicted by costs that were fitted without it.
+
+        Which of the few sets of features and penalties was taken is decided on all of them.
 
         Raises:
             ValueError: the model is not fitted.
@@ -460,9 +462,12 @@ def finite(item: Any) -> float:
     Raises:
         ValueError: it is none.
     """
-    if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
+    if isinstance(item, bool) or not isinstance(item, int | float) or not abs(item) < math.inf:
         raise ValueError(f"a finite number is needed, not {item!r}")
-    return float(item)
+    try:
+        return float(item)
+    except OverflowError:
+        raise ValueError("a number is too large") from None
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..spaces.errors import DataError
 from .fusion import Rule, fold_normalisation, fuse_activations, fuse_sums, needed, once
+from .model import finite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +29,9 @@ INPUT_SHAPE = (1, 16, 8, 8)
 
 LENGTH = 24
 """Links of a chain."""
+
+NO_IDEA = 1e6
+"""Error of a share of nothing."""
 
 SURE = 2.0
 """Standard errors that a share must be away from one half."""
@@ -65,7 +69,7 @@ class FusedPair:
         second: the operator right after it.
         fused: None: the noise leaves it open.
         share: cost of the second after the first, over its cost by itself: 0 when it is free, 1 when it is not fused.
-        error: standard error of `share`.
+        error: standard error of `share`, at most `NO_IDEA`.
     """
 
     first: str
@@ -126,9 +130,8 @@ class FusionTable:
                     raise TypeError("an operator's name is a text")
                 if not (pair.fused is None or isinstance(pair.fused, bool)):
                     raise TypeError(f"fused is {pair.fused!r}, expected true, false or null")
-                if not all(isinstance(number, int | float) for number in (pair.share, pair.error)):
-                    raise TypeError("share and error are numbers")
-        except (KeyError, TypeError) as error:
+                finite(pair.share), finite(pair.error)
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a table of fusions: {error}") from None
         return cls(pairs)
 
@@ -155,7 +158,7 @@ def _found(times: Mapping[str, Measured], first: str, second: str, links: str, l
     by_itself, error_of_that = _less(times[f"{_UNFUSED[links]} {link}"], times[_UNFUSED[links]])
     after, error = _less(times[f"{links} {link}"], times[links])
     if by_itself <= SURE * error_of_that:  # not even by itself does the second show
-        return FusedPair(first, second, None, 0.0, math.inf if by_itself <= 0 else error / by_itself)
+        return FusedPair(first, second, None, 0.0, min(error / by_itself, NO_IDEA) if by_itself > 0 else NO_IDEA)
     share = after / by_itself
     spread = math.hypot(error, share * error_of_that) / by_itself
     fused = None if abs(share - 0.5) <= SURE * spread else share < 0.5

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .additive import SHRINKAGE, AdditiveModel
-from .bank import BankEntry, known_to_all, read_bank
+from .bank import BankEntry, read_bank
 from .intervals import half_width, ordinary
 from .least_squares import nonnegative
 from .left_out import around, excess, folds, log_cost, squared
@@ -32,8 +32,8 @@ class TransferModel(TotalsModel):
 
     The mixture has non-negative shares of the bank's devices, fitted on the samples, so that a device's own scale is
     free. The costs c minimise sum(((X c - y) / y)^2) + weight * sum((u (c - mixture))^2), where u c is the share of a
-    feature in the cost of a usual sample. A feature that is not in every entry of the bank has the additive model's
-    penalty instead. The weight is chosen at left-out samples, by the one-standard-error rule in favour of none: then it
+    feature in the cost of a usual sample. Devices whose costs are of another set of features than the additive model's
+    take no part. The weight is chosen at left-out samples, by the one-standard-error rule in favour of none: then it
     is 0 and the model is the additive one. Intervals are as wide as the errors at left-out samples say.
     """
 
@@ -65,17 +65,17 @@ class TransferModel(TotalsModel):
         self.base.fit_totals(x, y, noise, at_random)
         self.range, self.weight, self.mixture = Range.of(x), 0.0, {}
         bank = [entry for entry in (read_bank() if self._bank is None else self._bank) if entry.target == self.target]
-        prior = _Prior(bank, self.features)
+        prior = _Prior(bank, self.base)
         if not prior.devices:
-            self.why = f"weight 0: the bank has no device of {self.target}"
+            self.why = f"weight 0: the bank has no device of {self.target} with these features"
             return self
         self._errors = [0.0] * len(y)
         for out in _folds(len(y)):
-            inner, inside = y[~out], x[~out]
-            tried = _errors(prior, inside, inner, INNER)
-            chosen = prior.solve(x[~out], y[~out], _weight(tried))
+            inside, inner = x[~out], y[~out]
+            own = _Prior(bank, AdditiveModel().choose(inside, inner))
+            costs = own.solve(inside, inner, _weight(_errors(own, inside, inner, INNER)))
             for place in np.flatnonzero(out):
-                self._errors[place] = float(np.log(y[place]) - log_cost(x[place : place + 1], chosen)[0])
+                self._errors[place] = float(np.log(y[place]) - log_cost(x[place : place + 1], costs)[0])
         tried = _errors(prior, x, y, FEW if len(y) <= FEW else FOLDS)
         self.weight = _weight(tried)
         told = ", ".join(f"{weight:g}: {np.sqrt(squared(errors).mean()):.3f}" for weight, errors in tried.items())
@@ -97,7 +97,7 @@ class TransferModel(TotalsModel):
 
     @property
     def judged(self) -> tuple[str, ...]:
-        return self.features if self.weight else self.base.judged
+        return self.base.judged
 
     @property
     def left_out_errors(self) -> list[float]:
@@ -133,45 +133,50 @@ class TransferModel(TotalsModel):
 
 
 class _Prior:
-    """The bank's costs in the order of the features."""
+    """The bank's costs of the features that an additive model has chosen.
 
-    def __init__(self, bank: Sequence[BankEntry], features: Sequence[str]) -> None:
+    Args:
+        bank: entries without one of these features are left out.
+        base: has chosen its set of features.
+    """
+
+    def __init__(self, bank: Sequence[BankEntry], base: AdditiveModel) -> None:
         import numpy as np
 
-        shared = known_to_all(bank)
-        costs = [[entry.costs[name] if name in shared else 0.0 for name in features] for entry in bank]
-        told = {entry.name: row for entry, row in zip(bank, costs, strict=True) if any(row)}
-        self.devices = list(told)
-        self.costs = np.array(list(told.values()), float).reshape(len(told), len(features))
-        self.known = np.array([name in shared for name in features])
+        assert base.chosen is not None
+        names, self._columns = base.chosen.features, base.chosen.columns
+        told = {entry.name: [entry.costs[name] for name in names] for entry in bank if set(names) <= set(entry.costs)}
+        self._base = base
+        self.devices = [name for name, costs in told.items() if any(costs)]
+        self._costs = np.array([told[name] for name in self.devices], float).reshape(-1, len(names))
 
     def mixture(self, x: Array, y: Array) -> dict[str, float]:
         """Device → its share in the mixture that fits the samples; only those above 0."""
-        shares = self._shares(x, y)
+        shares = self._shares(x[:, self._columns], y)
         return {name: float(share) for name, share in zip(self.devices, shares, strict=True) if share > 0}
 
     def _shares(self, x: Array, y: Array) -> Array:
-        return nonnegative(x @ self.costs.T, y, SHRINKAGE)
+        return nonnegative(x @ self._costs.T, y, SHRINKAGE)
 
     def solve(self, x: Array, y: Array, weight: float) -> Array:
-        """Costs per unit of each feature, (k,); with weight 0 the additive model's."""
+        """Costs per unit of each feature, (k,); with weight 0, or without a device, the additive model's."""
         import numpy as np
         from scipy.optimize import nnls
 
-        if not weight:
-            return AdditiveModel().solve(x, y)
-        guess = self._shares(x, y) @ self.costs
-        rows = x / y[:, None]
+        if not weight or not self.devices:
+            return self._base.solve(x, y)
+        own = x[:, self._columns]
+        guess = self._shares(own, y) @ self._costs
+        rows = own / y[:, None]
         usual = np.sqrt((rows**2).mean(axis=0))
         scale = np.where(usual > 0, usual, 1.0)
-        rows = rows / scale
-        shares = rows.sum(axis=1)
-        even = shares.sum() / (shares @ shares)  # the same share for every feature, as the additive model has it
-        own = SHRINKAGE**0.5
-        strength = np.where(usual > 0, np.where(self.known, weight**0.5, own / even), 0.0)
-        wanted = strength * np.where(self.known, guess * scale, even)
-        costs, _ = nnls(np.vstack([rows, np.diag(strength)]), np.concatenate([np.ones(len(y)), wanted]), maxiter=1000)
-        found: Array = costs / scale
+        strength = np.where(usual > 0, weight**0.5, 0.0)
+        wanted = np.concatenate([np.ones(len(y)), strength * guess * scale])
+        costs, _ = nnls(np.vstack([rows / scale, np.diag(strength)]), wanted, maxiter=1000)
+        found = np.zeros(x.shape[1])
+        found[self._columns] = np.where(
+            usual > 0, costs / scale, guess
+        )  # work that no sample had costs what it does there
         return found
 
 

@@ -83,12 +83,17 @@ class TreesModel(TotalsModel):
         check_samples(len(x), y.tolist(), self.min_samples, noise)
         self.range = Range.of(x)
         errors = {rounds: np.zeros(len(y)) for rounds in ROUNDS}
-        for out in folds(len(y), FOLDS):
+        left_out = folds(len(y), FOLDS)
+        for out in left_out:
             part = _Ensemble.fit(x[~out], y[~out])
             for rounds in ROUNDS:
                 errors[rounds][out] = np.log(y[out]) - part.first(rounds).predict(x[out])
-        best = min(ROUNDS, key=lambda rounds: float(squared(errors[rounds]).mean()))
-        self._all, self._errors = _Ensemble.fit(x, y).first(best), errors[best].tolist()
+        self._errors = [0.0] * len(y)
+        for out in left_out:  # the number of trees, too, is chosen without the fold
+            best = _best({rounds: error[~out] for rounds, error in errors.items()})
+            for place in np.flatnonzero(out):
+                self._errors[place] = float(errors[best][place])
+        self._all = _Ensemble.fit(x, y).first(_best(errors))
         self._wide = half_width(ordinary(self._errors, at_random), noise)
         return self
 
@@ -154,7 +159,7 @@ class _Ensemble:
     def fit(cls, x: Array, y: Array) -> _Ensemble:
         import numpy as np
 
-        lightgbm, base = _lightgbm(), AdditiveModel()
+        lightgbm, base = _lightgbm(), AdditiveModel().choose(x, y)
         residuals = np.zeros(len(y))
         for out in folds(len(y), 10):
             residuals[out] = np.log(y[out]) - log_cost(x[out], base.solve(x[~out], y[~out]))
@@ -206,6 +211,11 @@ class _Ensemble:
             raise ValueError("trees that lead nowhere")
         ours = np.array([*(list(known).index(name) for name in names), -1])
         return cls(costs, ours[np.where(splits, features, -1)], limits, children, roots)
+
+
+def _best(errors: Mapping[int, Array]) -> int:
+    """The number of trees with the least squared error."""
+    return min(errors, key=lambda rounds: float(squared(errors[rounds]).mean()))
 
 
 def _flatten(tree: Mapping[str, Any], nodes: list[_Node]) -> int:

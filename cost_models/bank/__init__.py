@@ -7,7 +7,7 @@ The scale of a device is its own; only the proportions of the costs are handed o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..additive import AdditiveModel
     from ..fitted import Fitted
 
-__all__ = ["BankEntry", "add_to_bank", "bank_of", "entry_of", "known_to_all", "read_bank"]
+__all__ = ["BankEntry", "add_to_bank", "bank_of", "entry_of", "read_bank"]
 
 SHIPPED = Path(__file__).parent
 """Folder of the entries that come with hwnas."""
@@ -34,7 +34,7 @@ class BankEntry:
 
     Attributes:
         name: of the device and its runtime, for people.
-        costs: per unit of each feature, by its name; none negative.
+        costs: per unit of each feature of the set that its model chose, by name; none negative.
         target: what was measured.
         samples: number of networks measured.
         noise: relative standard deviation of one measurement; 0: not known.
@@ -75,7 +75,8 @@ def bank_of(models: Mapping[str, AdditiveModel], target: str = "latency_ms") -> 
     found = []
     for name, model in models.items():
         count = len(model.left_out_errors)
-        costs = dict(zip(model.features, map(float, model.costs), strict=True))
+        every = zip(model.features, map(float, model.costs), strict=True)
+        costs = {feature: cost for feature, cost in every if feature in model.judged}
         found.append(BankEntry(name, costs, target, count, model.noise))
     return tuple(found)
 
@@ -119,17 +120,11 @@ def read_bank(folder: Path = SHIPPED) -> tuple[BankEntry, ...]:
     return tuple(_read(path) for path in sorted(folder.glob("*.json")))
 
 
-def known_to_all(bank: Iterable[BankEntry]) -> frozenset[str]:
-    """Features that every entry has a cost of."""
-    names = [frozenset(entry.costs) for entry in bank]
-    return frozenset.intersection(*names) if names else frozenset()
-
-
 def _read(path: Path) -> BankEntry:
     data = read_json(path)
     try:
         return BankEntry.from_json({key: value for key, value in data.items() if key != "schema_version"})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: not an entry of a bank ({type(error).__name__}: {error})") from None
 
 
