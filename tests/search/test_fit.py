@@ -19,6 +19,7 @@ from hwnas.cost_models import Fitted
 from hwnas.profilers import Graph, Measurement, Node, Profiler
 from hwnas.search import interrupts
 from hwnas.search.cli import main
+from hwnas.search.cli.fit import _print_report
 from hwnas.search.fit_report import report_on
 from hwnas.search.fitting import Task, default_path, fit_device
 from hwnas.search.networks import Networks
@@ -357,7 +358,9 @@ def test_what_cannot_be_measured_is_said_at_once(tmp_path: Path, device: Simulat
         fit_device(networks(tmp_path, device, target="energy_mj"), Task(space(), "energy_mj"), tmp_path / "cpu.json")
 
 
-def test_the_report_is_of_networks_that_were_not_seen(tmp_path: Path, device: Simulated) -> None:
+def test_the_report_is_of_networks_that_were_not_seen(
+    tmp_path: Path, device: Simulated, capsys: pytest.CaptureFixture[str]
+) -> None:
     task, at = Task(space(), samples=10), networks(tmp_path, device)
     fit = fit_device(at, task, tmp_path / "cpu.json")
     device.broken = {task.space.random("0/report/1").id}
@@ -368,6 +371,8 @@ def test_the_report_is_of_networks_that_were_not_seen(tmp_path: Path, device: Si
     assert report.ceiling.spearman > 0.95 and report.ceiling.mape < 0.03 and report.coverage > 0.7
     assert abs(report.shift) < 0.1 and abs(report.ceiling_shift) < 0.03
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    _print_report(report, "latency_ms")
+    assert "is what a second one differs by" in capsys.readouterr().out
     row = told["networks"][0]
     assert row["measured"] == report.measured[0] and row["again"] == report.again[0]
     assert row["predicted"]["low"] < row["predicted"]["value"] < row["predicted"]["high"]
