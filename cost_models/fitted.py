@@ -29,7 +29,9 @@ _OF_TIME = ("lookup", "roofline")
 """Models that add up times."""
 
 _NO_MATTER = frozenset({"cores", "cores_used", "memory_gb", "meter", "os", "python"})
-"""Keys of a fingerprint that do not decide how fast a network runs; all others do (governor, versions, threads)."""
+"""Keys of a fingerprint that do not decide how fast a network runs; all others do (governor, versions, threads).
+
+Of energy the meter decides, too: two of them do not measure the same part of a machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Sample:
         value: measured, in the target's unit, finite and above 0.
         name: of the architecture; empty when it has none.
         at_random: drawn at random, not by design: only these tell the error at ordinary networks without a bias.
-        device: `device_of` the fingerprint it was measured under; empty when it is not known.
+        device: `device_of` the fingerprint it was measured under, and the target; empty when it is not known.
         kernels_ms: times of the graph's kernels in their order, for `lookup`, see `kernel_times`; empty when not taken.
     """
 
@@ -62,6 +64,7 @@ class Provenance:
         target: what was measured, one of `TARGETS`.
         space: name of the space of the samples.
         input_shape: (C, H, W); empty when there are several or it is not known.
+        num_classes: of the samples; 0: several, or not known.
         seed: of the choice of samples; None when there was none.
         noise: relative standard deviation of one measurement; 0: not known.
         created: time in ISO 8601, or empty.
@@ -74,6 +77,7 @@ class Provenance:
     seed: int | None = None
     noise: float = 0.0
     created: str = ""
+    num_classes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "fingerprint": dict(self.fingerprint), "input_shape": list(self.input_shape)}
@@ -121,17 +125,6 @@ class Fitted:
         model = fit_model(use, samples, provenance.noise, target=provenance.target, **how)
         return cls(model, tuple(samples), provenance)
 
-    def more(self, use: str, samples: Sequence[Sample], provenance: Provenance, **how: Any) -> Fitted:
-        """Fits again on the samples so far and these.
-
-        Raises:
-            DataError: these are of another device or target, or as `fit_model`.
-        """
-        _check_device("the new samples", self.provenance.fingerprint, provenance.fingerprint)
-        if provenance.target != self.provenance.target:
-            raise DataError(f"samples of {provenance.target} cannot improve a model of {self.provenance.target}")
-        return Fitted.of(use, [*self.samples, *samples], provenance, **how)
-
     def save(self, path: Path) -> None:
         """Writes a JSON file, aside first and then renamed.
 
@@ -167,8 +160,8 @@ class Fitted:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{path}: not a cost model ({type(error).__name__}: {error})".replace("\n", " ")) from None
         if fingerprint is not None and not any_device:
-            _check_device(str(path), fingerprint, provenance.fingerprint)
-        foreign = () if fingerprint is None else differences(provenance.fingerprint, fingerprint)
+            _check_device(str(path), fingerprint, provenance.fingerprint, provenance.target)
+        foreign = () if fingerprint is None else differences(provenance.fingerprint, fingerprint, provenance.target)
         return cls(model, samples, provenance, foreign)
 
 
@@ -230,22 +223,28 @@ def _unfitted(
     return TransferModel(bank, target) if use == "transfer" else model_class(use)()
 
 
-def device_of(fingerprint: Mapping[str, Any]) -> str:
-    """A short digest of what decides how fast a device is; empty for an empty fingerprint."""
+def device_of(fingerprint: Mapping[str, Any], target: str = "latency_ms") -> str:
+    """A short digest of what decides a target on a device; empty for an empty fingerprint."""
     if not fingerprint:
         return ""
-    matters = {key: value for key, value in fingerprint.items() if key not in _NO_MATTER}
+    matters = {key: value for key, value in fingerprint.items() if key not in _no_matter(target)}
     return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], target: str = "latency_ms") -> tuple[str, ...]:
     """Keys in which two fingerprints differ so that costs of the one do not hold for the other, sorted.
 
     >>> differences({"cpu": "A", "os": "Linux 6"}, {"cpu": "B", "os": "Linux 5"})
     ('cpu',)
+    >>> differences({"meter": "rapl"}, {"meter": "ina219"}, "energy_mj")
+    ('meter',)
     """
-    keys = (set(one) | set(other)) - _NO_MATTER
+    keys = (set(one) | set(other)) - _no_matter(target)
     return tuple(sorted(key for key in keys if _plain(one.get(key)) != _plain(other.get(key))))
+
+
+def _no_matter(target: str) -> frozenset[str]:
+    return _NO_MATTER - {"meter"} if target == "energy_mj" else _NO_MATTER
 
 
 def _plain(value: Any) -> Any:
@@ -253,15 +252,15 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _check_device(what: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
-    """Refuses another device's costs.
+def _check_device(what: str, here: Mapping[str, Any], there: Mapping[str, Any], target: str) -> None:
+    """Refuses another device's costs, for energy those of another meter.
 
     Raises:
         DataError: the message names what differs.
     """
     if not there:
         raise DataError(f"{what}: does not say of which device it is; any_device takes it all the same")
-    if not (names := differences(here, there)):
+    if not (names := differences(here, there, target)):
         return
     told = ", ".join(f"{name} {there.get(name)!r}, here {here.get(name)!r}" for name in names[:4])
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""

@@ -36,7 +36,8 @@ class Report:
         measured: the first measurement of each.
         again: the second, in another process and another order.
         model: predictions against the first measurements.
-        ceiling: the second measurements against the first.
+        ceiling: the second measurements against the first: what a second measurement differs by. Both have the noise,
+            about the root of 2 times that of one; a perfect model, which has none, could be nearer to the first.
         shift: median of prediction over first measurement, less 1: whether all are predicted too slow or too fast.
         ceiling_shift: the same of the second measurement.
         coverage: share of the first measurements inside the 90 % intervals.

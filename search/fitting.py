@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from ..cost_models import AdditiveModel, totals
 from ..cost_models.fitted import Fitted, Provenance, Sample, device_of, fit_model
 from ..cost_models.model import check_samples, model_class
+from ..cost_models.trees import INSTALL, installed
 from ..profilers import Graph
-from ..spaces.errors import CandidateError, DataError, HwnasError, UsageError
+from ..spaces.errors import CandidateError, DataError, DeviceError, HwnasError, UsageError
 from . import interrupts
 from .files import read_json, write_json
+from .lock import file_lock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +71,7 @@ class Task:
 
         Raises:
             UsageError: no such cost model, not for this target, or it needs other samples.
+            DeviceError: a package that it needs is missing.
         """
         if self.use == "roofline":
             raise UsageError("'roofline' learns from no measurement: a study takes it with cost_model.use=roofline")
@@ -81,6 +84,8 @@ class Task:
         fewest = AdditiveModel.min_samples if self.use == "auto" else model_class(self.use).min_samples
         if self.samples < fewest:
             raise UsageError(f"--samples {self.samples}: the cost model '{self.use}' needs at least {fewest} networks")
+        if self.use == "trees" and not installed():
+            raise DeviceError(f"cost model 'trees' needs LightGBM: {INSTALL}")
 
 
 @dataclass(frozen=True)
@@ -218,10 +223,16 @@ def fit_device(
         UsageError: the file is of another device, space, input, target or seed, or the space has too few networks.
         DataError: the file is corrupt, or too many networks failed.
         DeviceError: the device is lost. What was measured is kept.
+        StudyLockedError: another process fits this file.
     """
     task.check()
+    with file_lock(path.with_name(f"{path.name}.lock"), path):
+        return _fit_device(networks, task, path, fresh, told)
+
+
+def _fit_device(networks: Networks, task: Task, path: Path, fresh: bool, told: Callable[[str], None]) -> Fit:
     provenance = _provenance(networks, task)
-    of = json.loads(json.dumps({**provenance.to_json(), "classes": task.space.num_classes}))
+    of = json.loads(json.dumps(provenance.to_json()))
     begun = _Begun(path.with_name(f"{path.name}.begun"), of)
     noise = 0.0
     if not fresh:
@@ -253,7 +264,8 @@ def fit_device(
 
 def _provenance(networks: Networks, task: Task) -> Provenance:
     space = task.space
-    return Provenance(networks.fingerprint(), task.target, space.name, space.input_shape, task.seed)
+    shape, classes = space.input_shape, space.num_classes
+    return Provenance(networks.fingerprint(), task.target, space.name, shape, task.seed, num_classes=classes)
 
 
 def _check_same(path: Path, earlier: Fitted, wanted: Provenance) -> None:
@@ -272,6 +284,9 @@ def _check_same(path: Path, earlier: Fitted, wanted: Provenance) -> None:
         if old != new:
             name = what.replace("_shape", "")
             raise UsageError(f"{path} was fitted with {name} {_shown(old)}, not {_shown(new)}: {instead}")
+    if there.num_classes not in (0, wanted.num_classes):  # 0: of an older file, that does not say it
+        told = f"{there.num_classes} classes, not {wanted.num_classes}"
+        raise UsageError(f"{path} was fitted with {told}: {instead}")
 
 
 def _shown(value: object) -> str:
@@ -286,7 +301,7 @@ class _Gathering:
     ) -> None:
         self._networks, self._task, self._begun, self._told = networks, task, begun, told
         self._noise = noise
-        self._device = device_of(networks.fingerprint())
+        self._device = device_of(networks.fingerprint(), task.target)
         self._pool: list[tuple[Architecture, np.ndarray[Any, Any]]] = []
         self._repeated = bool(noise)
         self.taken: dict[str, tuple[Architecture, Taken]] = {}
@@ -311,12 +326,17 @@ class _Gathering:
                     self._repeat()
                 if len(begun.samples) < wanted and self._enough():
                     break
+        if not self._repeated:  # all samples are of a fit that was interrupted in its repeats
+            if not self._pool:
+                self._draw()
+            self._repeat()
         self._calm()
 
     def _draw(self) -> None:
         """Draws the pool, the same for the same seed; a larger one begins with the smaller."""
         task, names = self._task, set[str]()
-        size = max(WRITTEN_POOL if self._networks.sketches_fast else POOL, POOL_PER_SAMPLE * task.samples)
+        least = WRITTEN_POOL if self._networks.sketches_fast else POOL
+        size = max(least, POOL_PER_SAMPLE * max(task.samples, len(self._begun.samples)))
         for draw in range(20 * size):
             if len(self._pool) == size:
                 break
@@ -399,8 +419,8 @@ class _Gathering:
                 self._told(f"{one.name} once more, for the noise")
                 with suppress(CandidateError):  # it ran before: that measurement counts
                     self._begun.pairs[one.name] = one.value, self._networks.repeat(by_id[one.name]).value
+                    self._begun.write()
         self._repeated = True
-        self._begun.write()
 
     def _enough(self) -> bool:
         """True when another network would tell nothing that can be told from noise."""

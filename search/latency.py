@@ -72,6 +72,7 @@ class Device:
         folder: the run folder.
         quiet: shared by all devices of the study.
         run: of the study file.
+        at_random: candidates are drawn at random, not proposed by a sampler that learns.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Device:
         folder: Path,
         quiet: Quiet,
         run: RunSpec,
+        at_random: bool = False,
     ) -> None:
         self.name = name
+        self._at_random = at_random
         self.metric = f"latency_ms@{name}"
         self.runtime, self.precision, self._threads = spec.runtime, spec.precision, spec.threads
         self._spec = cost_model
@@ -115,13 +118,15 @@ class Device:
         names = ["latency_ms", *([ENERGY] if energy else [])]
         for name in names:
             shape = tuple(space.input_shape)
-            provenance = Provenance(self._profiler.fingerprint(), name, space.name, shape, seed)
+            fingerprint, classes = self._profiler.fingerprint(), space.num_classes
+            provenance = Provenance(fingerprint, name, space.name, shape, seed, num_classes=classes)
             begun = None
             if path is not None and name == "latency_ms":
                 begun, digest = read_fitted(path, provenance, key, self._spec.use)
                 self.begun_with = {"file": path.name, "digest": digest}
             file = f"{self.name}.json" if name == "latency_ms" else f"{self.name}.{name}.json"
-            learner = Learner(self._spec, self._folder / "cost_models" / file, provenance, begun, self._threads)
+            how: dict[str, Any] = {"at_random": self._at_random, "log": self._folder / "run.log"}
+            learner = Learner(self._spec, self._folder / "cost_models" / file, provenance, begun, self._threads, **how)
             self._learners[f"{name}@{self.name}"] = learner
 
     def load(self, arch_ids: Iterable[str]) -> None:

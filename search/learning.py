@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import statistics
 import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +17,7 @@ from ..cost_models.fitted import Fitted, Provenance, Sample, device_of, fit_mode
 from ..cost_models.model import model_class
 from ..cost_models.roofline import machine_peaks
 from ..cost_models.trees import INSTALL, installed
-from ..spaces.errors import DeviceError, UsageError
+from ..spaces.errors import DeviceError, HwnasError, UsageError
 from .metrics import Reading
 from .outcome import Z90
 
@@ -48,6 +51,8 @@ class Learner:
         provenance: what it is of.
         begun: what it begins with, or None.
         threads: of one inference.
+        at_random: what it learns from is drawn at random, not proposed by a sampler that looks for good ones.
+        log: where is noted why a model could not be fitted, or None.
 
     Raises:
         DeviceError: a package that the model needs is missing.
@@ -55,10 +60,19 @@ class Learner:
     """
 
     def __init__(
-        self, spec: CostModelSpec, path: Path, provenance: Provenance, begun: Fitted | None = None, threads: int = 1
+        self,
+        spec: CostModelSpec,
+        path: Path,
+        provenance: Provenance,
+        begun: Fitted | None = None,
+        threads: int = 1,
+        *,
+        at_random: bool = False,
+        log: Path | None = None,
     ) -> None:
         self._spec, self._path, self._provenance, self._begun = spec, path, provenance, begun
-        self._device = device_of(provenance.fingerprint)
+        self._at_random, self._log, self._noted = at_random, log, False
+        self._device = device_of(provenance.fingerprint, provenance.target)
         if spec.use == "trees" and not installed():
             raise DeviceError(f"cost model 'trees' needs LightGBM: {INSTALL}")
         self._peaks = machine_peaks(threads) if spec.use == "roofline" else None
@@ -66,7 +80,7 @@ class Learner:
         self._first = fewest if begun or not fewest else max(fewest, spec.samples)
         self._lock = threading.Lock()
         self._samples: dict[str, Sample] = {}
-        self._noises: list[float] = []
+        self._noises: dict[str, float] = {}
         self._model: CostModel | None = None
         self._fitted_on = -1
         self.clear()
@@ -84,7 +98,7 @@ class Learner:
         """Forgets all but what it begins with; `fit` comes next."""
         with self._lock:
             self._samples = {each.name: each for each in self._begun.samples} if self._begun else {}
-            self._noises = []
+            self._noises = {}
             self._model, self._fitted_on = None, -1
 
     def learn(self, arch_id: str, graph: Graph, reading: Reading) -> None:
@@ -92,12 +106,13 @@ class Learner:
         if reading.value is None or reading.value <= 0 or reading.source != "measured":
             return
         with self._lock:
-            self._samples[arch_id] = Sample(graph, reading.value, arch_id, at_random=True, device=self._device)
+            self._samples[arch_id] = Sample(graph, reading.value, arch_id, self._at_random, self._device)
+            self._noises.pop(arch_id, None)
             if reading.low is not None and reading.high is not None and not reading.noisy:
-                self._noises.append((reading.high - reading.low) / (2 * Z90 * reading.value))
+                self._noises[arch_id] = (reading.high - reading.low) / (2 * Z90 * reading.value)
 
     def fit(self) -> None:
-        """Fits the model, where it is due, and keeps it."""
+        """Fits the model, where it is due, and keeps it; from measurements that do not do, the one before stays."""
         if self._spec.use == "none":
             return
         with self._lock:
@@ -105,10 +120,16 @@ class Learner:
             if count is None or count == self._fitted_on:
                 return
             samples = list(self._samples.values())[:count]
-            target, peaks = self._provenance.target, self._peaks
-            self._model = fit_model(self._spec.use, samples, self._noise, target, peaks=peaks)
+            target, noise = self._provenance.target, self._noise_of(samples)
             self._fitted_on = count
-            provenance = replace(self._provenance, noise=self._noise)
+            try:
+                self._model = fit_model(self._spec.use, samples, noise, target, peaks=self._peaks)
+            except HwnasError:
+                raise
+            except ValueError as error:  # e.g. all are equal: the clock is too coarse, which ends no study
+                self._note(str(error))
+                return
+            provenance = replace(self._provenance, noise=noise)
             Fitted(self._model, tuple(samples), provenance).save(self._path)
 
     def predict(self, graph: Graph) -> Reading | None:
@@ -121,11 +142,20 @@ class Learner:
         reason = f"far outside the measured networks: {', '.join(told.outside)}" if told.outside else ""
         return Reading(told.value, told.low, told.high, model.source, reason=reason, model=_name_of(model))
 
-    @property
-    def _noise(self) -> float:
-        """Relative standard deviation of one measurement; 0 while it is not known."""
-        if len(self._noises) >= 3 or self._begun is None:
-            return statistics.median(self._noises) if self._noises else 0.0
+    def _note(self, why: str) -> None:
+        """Says once in the log why there is no new model."""
+        if self._log is None or self._noted:
+            return
+        self._noted = True
+        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        with suppress(OSError), self._log.open("a", encoding="utf-8") as file:
+            file.write(f"{when} cost model {self._path.name} is not fitted yet: {why}\n")
+
+    def _noise_of(self, samples: Sequence[Sample]) -> float:
+        """Relative standard deviation of one measurement of these; 0 while it is not known."""
+        noises = [self._noises[one.name] for one in samples if one.name in self._noises]
+        if len(noises) >= 3 or self._begun is None:
+            return statistics.median(noises) if noises else 0.0
         return self._begun.provenance.noise
 
 

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one driver at a time."""
+"""Locks: one driver at a time on a run folder, one fit at a time on the file of a cost model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from ..spaces.errors import StudyLockedError
 from .files import disk_errors
 
-__all__ = ["study_lock"]
+__all__ = ["file_lock", "study_lock"]
 
 
 @contextmanager
@@ -23,9 +23,20 @@ def study_lock(folder: Path) -> Iterator[None]:
         StudyLockedError: another driver holds it.
         DiskError: the folder cannot be written.
     """
-    path = folder / "study.lock"
+    with file_lock(folder / "study.lock", folder):
+        yield
+
+
+@contextmanager
+def file_lock(path: Path, what: Path) -> Iterator[None]:
+    """As `study_lock`, by any file; it stays there, as its removal could let two in.
+
+    Args:
+        path: the file that is locked.
+        what: it is for, as the message says.
+    """
     with disk_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     with file:
         try:
@@ -33,7 +44,7 @@ def study_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
-            raise StudyLockedError(f"{folder} is in use by {holder}: wait for it, or stop it first") from None
+            raise StudyLockedError(f"{what} is in use by {holder}: wait for it, or stop it first") from None
         with disk_errors(path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from ..spaces import Architecture
     from .space_files import SpaceFiles
 
-__all__ = ["TARGETS", "Networks", "Taken", "Target"]
+__all__ = ["Networks", "Taken", "Target"]
 
 Target = Literal["latency_ms", "energy_mj", "peak_memory_mb"]
-TARGETS: tuple[Target, ...] = ("latency_ms", "energy_mj", "peak_memory_mb")
 """What a cost model can be fitted to."""
 
 _SKETCHED_BY = "onnxruntime"

@@ -294,8 +294,9 @@ class Study:
         specs = {name: device for name, device in self._metered().items() if not device.is_replay}
         if not specs and self.spec.trains:  # what is shipped is compared with torch and tested here
             specs = {SHIPPING: DeviceSpec(meter={"use": NONE})}
+        drawn = self.spec.search.sampler == "random"
         devices = {
-            name: Device(name, device, self.spec.cost_model, self.folder, quiet, self.spec.run)
+            name: Device(name, device, self.spec.cost_model, self.folder, quiet, self.spec.run, drawn)
             for name, device in specs.items()
         }
         board = RungBoard([rung.keep for rung in self.spec.quality.rungs if rung.keep is not None])

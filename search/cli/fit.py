@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ...spaces.errors import CandidateError, DeviceError, InterruptedStudyError, SpaceError
+from ...spaces.errors import CandidateError, DeviceError, HwnasError, InterruptedStudyError, SpaceError
 from .common import allow_code, as_json, next_command, print_json, print_table, say, status
 from .named_device import NamedDevice, check_threads, input_shape, meter_options, named_device
 
@@ -115,7 +115,7 @@ def command(
 
     The networks are chosen so that they tell the costs, some at random so that the errors are honest, and the first
     three are measured twice for the noise. With --samples 20 a second run measures ten more. An interrupted run goes
-    on where it was. Exit code 4 when the device cannot tell the target.
+    on where it was. Exit code 4 when the device cannot tell the target, 75 while another fit works on the same file.
     """
     named = named_device(device)
     if click.get_current_context().get_parameter_source("threads") is not ParameterSource.DEFAULT:
@@ -133,6 +133,7 @@ def command(
     begin = time.monotonic()
     reported: Report | None = None
     fused: FusionTable | None = None
+    fault: HwnasError | None = None
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwnas-fit-")))
         files = stack.enter_context(SpaceFiles(found, folder, allow_code, timeout or DEADLINE_S))
@@ -149,23 +150,28 @@ def command(
         _say_failed(fit.failed)
         if not as_json:
             _print(named, threads, task, fit, path, seconds)
-        if probe:
-            fused = _fusions(profiler, named, folder, path)
-            if not as_json:
-                _print_fusions(fused, path)
-        if report:
-            try:
-                with status() as told:
-                    reported = report_on(fit.fitted, networks, task, report, told)
-            except KeyboardInterrupt as error:
-                raise InterruptedStudyError(f"interrupted in the report: the cost model is in {path}") from error
-            _say_failed(reported.failed)
-    title = {"device": named.title, "threads": threads, "target": target, "space": space}
-    title |= {"input": list(found.input_shape), "num_classes": found.num_classes, "seed": seed}
+        try:
+            if probe:
+                fused = _fusions(profiler, named, folder, path)
+                if not as_json:
+                    _print_fusions(fused, path)
+            if report:
+                try:
+                    with status() as told:
+                        reported = report_on(fit.fitted, networks, task, report, told)
+                except KeyboardInterrupt as error:
+                    raise InterruptedStudyError(f"interrupted in the report: the cost model is in {path}") from error
+                _say_failed(reported.failed)
+        except HwnasError as error:  # the fit itself is sound, and is told with the exit code of the failure
+            fault = error
     if as_json:
+        title = {"device": named.title, "threads": threads, "target": target, "space": space}
+        title |= {"input": list(found.input_shape), "num_classes": found.num_classes, "seed": seed}
         parts = {"report": reported.to_json() if reported else None, "fusion": fused.to_json() if fused else None}
-        print_json({**title, **_fit_json(fit, path, seconds), **parts})
-    elif reported:
+        print_json({**title, **_fit_json(fit, path, seconds), **parts, "error": str(fault) if fault else None})
+    if fault:
+        raise fault
+    if reported and not as_json:
         _print_report(reported, target)
     _suggest(fit, device, path, task)
     return 0
@@ -312,7 +318,10 @@ def _print_report(report: Report, target: str) -> None:
     ]
     click.echo("")
     print_table([f"{len(report.names)} other networks", "predicted", "measured again"], rows)
-    click.echo(f"{target} against a first measurement; 'measured again' is what noise leaves possible")
+    click.echo(
+        f"{target} against a first measurement; 'measured again' is what a second one differs by: both have noise, "
+        "so a perfect model could be nearer"
+    )
     if report.noisy:
         say(f"{report.noisy} of {len(report.names)} other networks were disturbed in a measurement")
 

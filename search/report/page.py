@@ -244,8 +244,8 @@ def _agreement_section(info: PageInfo) -> Markup | None:
         by = f"Predicted by {' and '.join(item.models)}. " if item.models else ""
         caption = (
             f"{by}Each network was predicted before it was measured for the first time. Hollow points with bars: the"
-            " prediction and its 90 % interval. Beside it, what no prediction can beat: the same networks, measured in"
-            " the search and again in the verification."
+            " prediction and its 90 % interval. Beside it, what a second measurement differs by: the finalists alone,"
+            " measured in the search and again in the verification. Both have noise: a perfect model could be nearer."
         )
         parts += [element("h3", item.title), _figure(f"agreement-{index}", f"{item.title}: predicted over measured")]
         parts += [element("p", caption, class_="caption"), element("div", _agreement(item), class_="scroll")]

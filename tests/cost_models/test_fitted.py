@@ -42,7 +42,7 @@ def samples(count: int = 8, device: str = "") -> list[Sample]:
 
 
 def fitted() -> Fitted:
-    where = Provenance(HERE, "latency_ms", "mobile", (1, 8, 8), 3, 0.02, "2026-01-02T03:04:05")
+    where = Provenance(HERE, "latency_ms", "mobile", (1, 8, 8), 3, 0.02, "2026-01-02T03:04:05", 10)
     return Fitted.of("additive", samples(device=device_of(HERE)), where)
 
 
@@ -76,15 +76,20 @@ def test_a_fingerprint_of_lists_compares_with_what_json_makes_of_it() -> None:
     assert differences({"pins": (1, 2)}, {"pins": [1, 2]}) == ()
 
 
-def test_more_samples_of_the_same_device(tmp_path: Path) -> None:
-    first = fitted()
-    rest = [replace(sample, value=1.1 * sample.value) for sample in first.samples]
-    both = first.more("additive", rest, first.provenance)
-    assert len(both.samples) == 16
-    with pytest.raises(DataError, match="another device"):
-        first.more("additive", rest, replace(first.provenance, fingerprint={**HERE, "cpu": "B"}))
-    with pytest.raises(DataError, match="energy_mj"):
-        first.more("additive", rest, replace(first.provenance, target="energy_mj"))
+def test_another_meter_is_another_device_of_energy_alone(tmp_path: Path) -> None:
+    rapl, ina = {**HERE, "meter": "rapl"}, {**HERE, "meter": "ina219"}
+    path = tmp_path / "cpu.json"
+    for target in ("latency_ms", "energy_mj"):
+        where = Provenance(rapl, target, "mobile", (1, 8, 8))
+        Fitted.of("additive", samples(device=device_of(rapl, target)), where).save(path)
+        if target == "latency_ms":
+            assert Fitted.load(path, ina).foreign == () and device_of(rapl, target) == device_of(ina, target)
+    with pytest.raises(DataError, match=r"of another device \(meter 'rapl', here 'ina219'\)"):
+        Fitted.load(path, ina)
+    assert Fitted.load(path, ina, any_device=True).foreign == ("meter",)
+    mixed = [*samples(device=device_of(rapl, "energy_mj")), *samples(device=device_of(ina, "energy_mj"))]
+    with pytest.raises(DataError, match="two devices"):
+        fit_model("additive", mixed, target="energy_mj")
 
 
 def test_two_devices_mixed_are_refused() -> None:

@@ -19,12 +19,13 @@ from hwnas.cost_models import Fitted
 from hwnas.profilers import Graph, Measurement, Node, Profiler
 from hwnas.search import interrupts
 from hwnas.search.cli import main
+from hwnas.search.cli.fit import _print_report
 from hwnas.search.fit_report import report_on
 from hwnas.search.fitting import Task, default_path, fit_device
 from hwnas.search.networks import Networks
 from hwnas.search.space_files import SpaceFiles
 from hwnas.spaces import Architecture, Mobile, Space, load_space
-from hwnas.spaces.errors import CandidateError, DataError, DeviceError, UsageError
+from hwnas.spaces.errors import CandidateError, DataError, DeviceError, StudyLockedError, UsageError
 
 
 def space(input_shape: tuple[int, int, int] = (1, 8, 8)) -> Space:
@@ -223,6 +224,62 @@ def test_what_was_begun_for_another_seed_is_not_gone_on_from(tmp_path: Path, dev
     assert fit.measured == 4
 
 
+@pytest.mark.parametrize("stop_after", [4, 5, 6])
+def test_repeats_for_the_noise_are_made_up_for(tmp_path: Path, device: Simulated, stop_after: int) -> None:
+    """All networks are there, and some of the three repeats are not."""
+    path, task = tmp_path / "cpu.json", Task(space(), samples=4)
+    fit_device(networks(tmp_path, device), task, path)
+    whole = Fitted.load(path)
+    path.unlink()
+    again = Simulated(device.name)
+    again.stop_after = stop_after - 1
+    with pytest.raises(KeyboardInterrupt):
+        fit_device(networks(tmp_path, again, fresh=True), task, path)
+    begun = path.with_name("cpu.json.begun")
+    kept = json.loads(begun.read_text())
+    assert len(kept["samples"]) == 3 and len(kept["pairs"]) == max(stop_after - 4, 0)
+    fourth = whole.samples[3]
+    told = {key: getattr(fourth, key) for key in ("value", "name", "at_random", "device", "kernels_ms")}
+    kept["samples"].append({**told, "graph": fourth.graph.to_json()})
+    begun.write_text(json.dumps(kept))
+    again.stop_after, before = 10**9, len(again.measured)
+    fit = fit_device(networks(tmp_path, again), task, path)
+    assert fit.measured == 0 and fit.fitted.provenance.noise > 0
+    assert again.measured[before:] == [one.name for one in whole.samples[len(kept["pairs"]) : 3]]
+
+
+def test_two_fits_of_one_file(tmp_path: Path, device: Simulated) -> None:
+    path = tmp_path / "cpu.json"
+    task = Task(space(), samples=4)
+
+    class Second(Simulated):
+        def measure(self, path: Path, inputs: Path | None = None) -> Measurement:
+            if not self.measured:
+                with pytest.raises(StudyLockedError, match=r"cpu\.json is in use by process \d+ on ") as caught:
+                    fit_device(networks(tmp_path, device), task, tmp_path / "cpu.json")
+                assert caught.value.exit_code == 75 and "\n" not in str(caught.value)
+            return super().measure(path)
+
+    assert fit_device(networks(tmp_path, Second("second")), task, path).measured == 4
+    assert not device.measured
+    fit_device(networks(tmp_path, device), task, path, fresh=True)
+
+
+def test_a_file_of_other_classes_is_refused(tmp_path: Path, device: Simulated) -> None:
+    path = tmp_path / "cpu.json"
+    fit_device(networks(tmp_path, device), Task(space(), samples=4), path)
+    assert Fitted.load(path).provenance.num_classes == 10
+    other = Task(load_space("mobile", input_shape=(1, 8, 8), num_classes=7, params={}), samples=6)
+    with pytest.raises(
+        UsageError, match=r"cpu\.json was fitted with 10 classes, not 7: give another --out, or --fresh"
+    ):
+        fit_device(networks(tmp_path, device), other, path)
+    data = json.loads(path.read_text())
+    del data["provenance"]["num_classes"]  # as older files are
+    path.write_text(json.dumps(data))
+    assert fit_device(networks(tmp_path, device), Task(space(), samples=4), path).measured == 0
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path, device: Simulated) -> None:
     path = tmp_path / "cpu.json"
     fit_device(networks(tmp_path, device), Task(space(), samples=4), path)
@@ -301,7 +358,9 @@ def test_what_cannot_be_measured_is_said_at_once(tmp_path: Path, device: Simulat
         fit_device(networks(tmp_path, device, target="energy_mj"), Task(space(), "energy_mj"), tmp_path / "cpu.json")
 
 
-def test_the_report_is_of_networks_that_were_not_seen(tmp_path: Path, device: Simulated) -> None:
+def test_the_report_is_of_networks_that_were_not_seen(
+    tmp_path: Path, device: Simulated, capsys: pytest.CaptureFixture[str]
+) -> None:
     task, at = Task(space(), samples=10), networks(tmp_path, device)
     fit = fit_device(at, task, tmp_path / "cpu.json")
     device.broken = {task.space.random("0/report/1").id}
@@ -312,6 +371,8 @@ def test_the_report_is_of_networks_that_were_not_seen(tmp_path: Path, device: Si
     assert report.ceiling.spearman > 0.95 and report.ceiling.mape < 0.03 and report.coverage > 0.7
     assert abs(report.shift) < 0.1 and abs(report.ceiling_shift) < 0.03
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    _print_report(report, "latency_ms")
+    assert "is what a second one differs by" in capsys.readouterr().out
     row = told["networks"][0]
     assert row["measured"] == report.measured[0] and row["again"] == report.again[0]
     assert row["predicted"]["low"] < row["predicted"]["value"] < row["predicted"]["high"]
@@ -368,6 +429,38 @@ def test_bad_usage(
 ) -> None:
     found, err = said(capsys, *words)
     assert found == code and message in err and len(err.splitlines()) == 1
+
+
+def test_trees_without_their_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwnas.search.fitting.installed", lambda: False)
+    code, err = said(capsys, "cpu", "--space", "mobile", "--use", "trees", "--samples", "50")
+    assert code == 4 and err == "hwnas: cost model 'trees' needs LightGBM: pip install 'hwnas[trees]'"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_fit_is_told_when_its_report_fails(
+    tmp_path: Path,
+    device: Simulated,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    as_json: bool,
+) -> None:
+    def lost(*what: Any) -> None:
+        raise DeviceError("the device is lost")
+
+    monkeypatch.setattr("hwnas.search.cli.named_device.NamedDevice.open", lambda *what: device)
+    monkeypatch.setattr("hwnas.search.networks.Networks", lambda *what, **how: networks(tmp_path, device))
+    monkeypatch.setattr("hwnas.search.fit_report.report_on", lost)
+    path = tmp_path / "cpu.json"
+    words = ["fit", "cpu", "--space", "mobile", "--input", "1,8,8", "--num-classes", "10", "--samples", "4", "--report"]
+    code = main([*words, "--out", str(path), *(["--json"] if as_json else [])])
+    out, err = capsys.readouterr()
+    assert code == 4 and err.strip().splitlines()[-1] == "hwnas: the device is lost" and path.exists()
+    if as_json:
+        told = json.loads(out)
+        assert told["report"] is None and told["error"] == "the device is lost" and len(told["samples"]) == 4
+    else:
+        assert "4 measured" in out
 
 
 def test_no_meter(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,76 @@ def test_nothing_is_learned_from_what_was_not_measured(tmp_path: Path) -> None:
     assert not learner.ready and not (tmp_path / "cost_models").exists()
 
 
+def test_equal_measurements_fit_no_model_and_end_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    path = tmp_path / "cost_models" / "cpu.json"
+    learner = Learner(CostModelSpec(samples=10), path, OURS, log=log)
+    for seed in range(12):
+        learner.learn(f"net {seed}", graph(seed), reading(1.0))
+        learner.fit()
+    assert not learner.ready and not path.exists()
+    (line,) = log.read_text().splitlines()
+    assert "cost model cpu.json is not fitted yet: all 10 measured costs are 1" in line
+    taught(learner, 1, first=12)
+    assert learner.ready and len(Fitted.load(path).samples) == 13
+
+
+def test_a_model_that_cannot_be_fitted_anew_is_kept(tmp_path: Path) -> None:
+    learner = learner_of(tmp_path)
+    taught(learner, 10)
+    said = learner.predict(graph(50))
+    for seed in range(11):  # measured again, by a clock that now stands still
+        learner.learn(f"net {seed}", graph(seed), reading(1.0))
+    learner.fit()
+    assert said is not None and learner.predict(graph(50)) == said
+
+
+def test_the_noise_is_of_the_samples_that_the_model_is_fitted_to(tmp_path: Path) -> None:
+    """Beyond EVERY samples a model is of the first ones: a study that is taken up later has the same."""
+    first, later = learner_of(tmp_path / "first"), learner_of(tmp_path / "later")
+    count = next(
+        count for count in range(41, 100) if samples_fitted(count + 1, 10) == samples_fitted(count, 10) == count
+    )
+    for seed in range(count + 1):
+        value = cost_ms(graph(seed))
+        told = reading(value, 0.01 + 0.002 * seed)
+        first.learn(f"net {seed}", graph(seed), told)
+        if seed >= count - 1:
+            first.fit()
+        later.learn(f"net {seed}", graph(seed), told)
+    later.fit()
+    ours, theirs = (
+        Fitted.load(tmp_path / name / "cost_models" / "cpu.json").provenance.noise for name in ("first", "later")
+    )
+    assert ours == theirs == pytest.approx((0.01 + 0.002 * (count - 1) / 2) / 1.6449, rel=1e-3)
+    assert first.predict(graph(500)) == later.predict(graph(500))
+
+
+@pytest.mark.parametrize("at_random", [True, False])
+def test_only_what_is_drawn_is_marked_at_random(tmp_path: Path, at_random: bool) -> None:
+    path = tmp_path / "cost_models" / "cpu.json"
+    taught(Learner(CostModelSpec(samples=10), path, OURS, at_random=at_random), 10)
+    assert {sample.at_random for sample in Fitted.load(path).samples} == {at_random}
+
+
+@pytest.mark.parametrize(("sampler", "drawn"), [("random", True), ("auto", False), ("nsga2", False)])
+def test_a_study_says_whether_its_candidates_are_drawn(
+    tmp_path: Path, study_file: StudyFile, fake_machine: Any, monkeypatch: pytest.MonkeyPatch, sampler: str, drawn: bool
+) -> None:
+    from tests.conftest import FakeDevice
+
+    class Listening(FakeDevice):
+        def __init__(self, *how: Any) -> None:
+            super().__init__(*how)
+            marked.append(how[6])
+
+    marked: list[bool] = []
+    monkeypatch.setattr("hwnas.search.latency.Device", Listening)
+    file = study_file(tmp_path, search={"trials": 1, "seed": 0, "sampler": sampler})
+    Study.from_yaml(file, folder=tmp_path / "run").run()
+    assert set(marked) == {drawn}
+
+
 def test_it_begins_with_a_file_and_goes_on_learning(tmp_path: Path) -> None:
     begun, digest = read_fitted(fitted(tmp_path / "cpu8.json"), OURS, ("cost_model", "from"))
     assert len(digest) == 64

@@ -194,6 +194,7 @@ def test_agreement_stands_beside_the_noise(make_run: RunMaker) -> None:
     assert rows["Within 10 %"][0] == f"{100 * found.predicted.within_ten:.0f} %"
     page = render(foretold)
     assert "Predicted by additive." in page and f"{100 * found.again.mape:.1f}" in page
+    assert "the finalists alone, measured in" in page and "a perfect model could be nearer" in page
     assert agreement_figure(found)["data"][-1]["type"] == "scatter"
 
 
