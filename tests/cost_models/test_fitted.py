@@ -112,7 +112,10 @@ def test_files_that_are_not_fitted(tmp_path: Path) -> None:
     fitted().save(path)
     text = path.read_text()
     data = json.loads(text)
-    bad_samples = [{**data["samples"][0], key: value} for key, value in (("value", -1.0), ("graph", {}), ("bogus", 1))]
+    bad_samples = [
+        {**data["samples"][0], key: value}
+        for key, value in (("value", -1.0), ("value", 10**400), ("graph", {}), ("bogus", 1))
+    ]
     spoiled = [
         text[: len(text) // 2],
         json.dumps({**data, "schema_version": 3}),
