@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..spaces import Architecture
     from .space_files import SpaceFiles
 
-__all__ = ["Networks", "Taken", "Target"]
+__all__ = ["Networks", "Taken", "Target", "refuse_estimated"]
 
 Target = Literal["latency_ms", "energy_mj", "peak_memory_mb"]
 """What a cost model can be fitted to."""
@@ -56,6 +56,12 @@ class Taken:
         return self.measurement is not None and self.measurement.quality == "noisy"
 
 
+def refuse_estimated(runtime: str, estimated: bool = False) -> None:
+    """Raises DeviceError for a device that is estimated, by its name or by what its profiler says."""
+    if estimated or runtime in estimated_names():
+        raise DeviceError(f"{runtime} is estimated by its vendor's tool: there is nothing to measure a fit on")
+
+
 class Networks:
     """Networks of a space on one device: their executed graphs and what is measured of them.
 
@@ -81,8 +87,7 @@ class Networks:
         *,
         fresh: bool = False,
     ) -> None:
-        if runtime in estimated_names() or profiler.provenance == "estimated":
-            raise DeviceError(f"{runtime} is estimated by its vendor's tool: there is nothing to measure a fit on")
+        refuse_estimated(runtime, profiler.provenance == "estimated")
         if target == "peak_memory_mb" and not (
             isinstance(profiler, LocalProfiler) and get_runtime(runtime).tells_resident
         ):

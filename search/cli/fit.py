@@ -124,9 +124,10 @@ def command(
     found = _space(space, shape, num_classes, allow_code)
     from ..fit_report import report_on
     from ..fitting import Task, default_path, fit_device
-    from ..networks import Networks
+    from ..networks import Networks, refuse_estimated
     from ..space_files import DEADLINE_S, SpaceFiles
 
+    refuse_estimated(named.runtime)
     task = Task(found, target, samples, seed, use)
     task.check()
     path = out or default_path(named.name, named.runtime, named.precision, threads, task)
