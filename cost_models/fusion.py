@@ -88,14 +88,24 @@ def fuse_activations(network: Network, activations: Collection[str] = _ACTIVATIO
 
 def fuse_sums(network: Network) -> Network:
     """A convolution read only by a sum, with neither an activation nor a sum yet, adds by itself."""
+    return _with_sums(network, lambda before, total: before.op == "Conv" and _is_bare(before))
+
+
+def _with_sums(network: Network, adds: Callable[[Call, Call], bool], activation: str | None = None) -> Network:
+    """Sums become part of the first of their operands that nothing else reads and that `adds`, given it and the sum.
+
+    `activation` is what such an operand has from then on; None: it stays as it is.
+    """
     readers = network.readers()
     for value, call in network.items():
         if call.op != "Add":
             continue
         for place, x in enumerate(call.inputs):
             before = network.calls.get(x)
-            if before is not None and before.op == "Conv" and _is_bare(before) and readers[x] == 1:
+            if before is not None and adds(before, call) and readers[x] == 1:
                 before.inputs.append(call.inputs[1 - place])
+                if activation is not None:
+                    before.attributes["activation"] = activation
                 del network.calls[x]
                 network.calls[value] = before
                 break
@@ -124,18 +134,7 @@ def shapes_as_constants(network: Network) -> Network:
 
 def fuse_sums_of_plain_convolutions(network: Network) -> Network:
     """onnxruntime's convolutions that stayed unblocked: one with a bias adds what it is summed up with, and clips."""
-    readers = network.readers()
-    for value, call in network.items():
-        if call.op != "Add":
-            continue
-        for place, x in enumerate(call.inputs):
-            before = network.calls.get(x)
-            if before is not None and _adds(before) and readers[x] == 1 and INPUT not in call.inputs:
-                before.inputs.append(call.inputs[1 - place])
-                before.attributes["activation"] = _SUMMED
-                del network.calls[x]
-                network.calls[value] = before
-                break
+    network = _with_sums(network, lambda before, total: _adds(before) and INPUT not in total.inputs, _SUMMED)
     return _activations_of_sums(network)
 
 
